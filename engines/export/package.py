@@ -1,0 +1,202 @@
+"""Writes the manifest of an engine package: engine.toml beside encoder.onnx and decoder.onnx.
+
+What is measured is read from the files (input size, channels, mask count, hashes) or computed with
+onnxruntime (the golden answer: mask, area, box, predicted IoU); what is claimed (name, licence,
+intended use) is said on the command line. The daemon refuses a package whose hashes differ and is
+not ready before the golden picture came out right, so this file never takes a golden value by hand.
+
+    python engines/export/package.py engines/sam2-nano --name sam2-nano --point 84,120,1 ...
+
+It does not export anything (export_onnx.py does) and does not judge the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from PIL import Image
+
+from picture import Prompt, bounding_box, image_tensor, to_image
+from selection import RULES, choose
+
+ENCODER_OUTPUTS = ("high_res_feats_0", "high_res_feats_1", "image_embed")
+DECODER_OUTPUTS = ("masks", "iou_predictions", "object_score_logits")
+MAX_PROMPTS = 64
+"""Prompts per decoder call; the daemon sends at most so many."""
+MAX_POINTS = 66
+"""Rows per prompt: 64 clicks and the two corners of a box."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What no file can tell about itself."""
+
+    name: str
+    version: str
+    architecture: str
+    precision: str
+    selection: str
+    intended_use: str
+    notice: str
+    licence: str
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the two graphs declare."""
+
+    input_size: int
+    embed_channels: int
+    masks: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One prompt's way through both graphs."""
+
+    logits: np.ndarray
+    """[M, S/4, S/4]."""
+    iou: np.ndarray
+    """[M]."""
+    object_score: float | None
+    chosen: int
+
+
+class OnnxPackage:
+    """A package folder under onnxruntime, on one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.encoder, self.decoder = (
+            onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+            for name in ("encoder.onnx", "decoder.onnx")
+        )
+        self.shapes = read_shapes(folder)
+        self.outputs = [o.name for o in self.decoder.get_outputs() if o.name in DECODER_OUTPUTS]
+
+    def encode(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """The three feature maps of an 8-bit picture, by name."""
+        image = image_tensor(pixels, self.shapes.input_size).numpy()
+        return dict(zip(ENCODER_OUTPUTS, self.encoder.run(list(ENCODER_OUTPUTS), {"image": image})))
+
+    def decode(self, features: dict[str, np.ndarray], prompt: Prompt, size: tuple[int, int], rule: str) -> Answer:
+        """One prompt (in pixels of an image of `size` = width, height) on encoded features."""
+        side = self.shapes.input_size
+        rows = prompt.rows(side, *size)
+        mask = np.zeros((1, 1, side // 4, side // 4), np.float32)
+        if prompt.mask_input is not None:
+            mask[0, 0] = prompt.mask_input
+        feed = features | {
+            "point_coords": rows[None, :, :2],
+            "point_labels": rows[None, :, 2],
+            "mask_input": mask,
+            "has_mask_input": np.asarray([float(prompt.mask_input is not None)], np.float32),
+        }
+        out = dict(zip(self.outputs, self.decoder.run(self.outputs, feed)))
+        logits, iou = out["masks"][0], out["iou_predictions"][0]
+        score = float(out["object_score_logits"][0, 0]) if "object_score_logits" in out else None
+        return Answer(logits, iou, score, choose(rule, logits, iou, single_click=prompt.single_click))
+
+
+def read_shapes(folder: Path) -> Shapes:
+    """S, C and M as the two graphs declare them."""
+    encoder = onnx.load(folder / "encoder.onnx").graph
+    decoder = onnx.load(folder / "decoder.onnx").graph
+    dims = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*encoder.input, *encoder.output, *decoder.output]}
+    return Shapes(dims["image"][3], dims["image_embed"][1], dims["masks"][1])
+
+
+def write_manifest(folder: Path, claims: Claims, prompt: Prompt) -> None:
+    """Runs the golden picture and writes golden_mask.png and engine.toml into `folder`."""
+    package = OnnxPackage(folder)
+    pixels = np.asarray(Image.open(folder / "golden.png"))
+    height, width = pixels.shape[:2]
+    answer = package.decode(package.encode(pixels), prompt, (width, height), claims.selection)
+    mask = to_image(answer.logits[answer.chosen], width, height) > 0
+    box = bounding_box(mask)
+    if box is None or mask.all():
+        raise SystemExit("the golden mask is empty or full: it would prove nothing")
+    Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "golden_mask.png", optimize=True)
+    text = render(folder, claims, package.shapes, prompt, int(mask.sum()), box, float(answer.iou[answer.chosen]))
+    (folder / "engine.toml").write_text(text)
+
+
+def render(
+    folder: Path, claims: Claims, shapes: Shapes, prompt: Prompt, area: int, box: tuple[int, int, int, int], iou: float
+) -> str:
+    """The manifest's text; engines/README.md explains it key by key."""
+    s = json.dumps  # a JSON string is a TOML basic string, a JSON array of numbers a TOML array
+    lines = ["# Engine package manifest, written by engines/export/package.py; the keys: engines/README.md.", "schema = 1"]
+    lines += [f"{key} = {s(getattr(claims, key))}" for key in ("name", "version", "architecture")]
+    lines += [f"{key} = {getattr(shapes, key)}" for key in ("input_size", "embed_channels", "masks")]
+    lines += [f"{key} = {s(getattr(claims, key))}" for key in ("precision", "selection", "intended_use", "notice", "licence", "checkpoint")]
+    lines += ["", "[limits]", f"max_prompts = {MAX_PROMPTS}", f"max_points = {MAX_POINTS}"]
+    lines += ["", "[calibration]", "x = [0.0, 1.0]", "y = [0.0, 1.0]"]
+    for role in ("encoder", "decoder"):
+        lines += ["", f"[files.{role}]", f'path = "{role}.onnx"', 'format = "onnx"', f'sha256 = "{sha256(folder / f"{role}.onnx")}"']
+    lines += ["", "[golden]", 'image = "golden.png"', f'sha256 = "{sha256(folder / "golden.png")}"']
+    lines += [f"points = {s([[float(x), float(y), label] for x, y, label in prompt.points])}"]
+    if prompt.box is not None:
+        lines += [f"box = {s([float(v) for v in prompt.box])}"]
+    lines += [f"area_px = {area}", "area_tolerance = 0.02", f"bounding_box = {s(list(box))}"]
+    lines += [f"iou = {iou:.4f}", "iou_tolerance = 0.02"]
+    lines += ['mask = "golden_mask.png"', "mask_iou_min = 0.98"]
+    return "\n".join(lines) + "\n"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Comma-separated numbers of the command line."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def click(text: str) -> tuple[float, float, int]:
+    """`X,Y` or `X,Y,LABEL` of the command line."""
+    x, y, *label = numbers(text)
+    return x, y, int(label[0]) if label else 1
+
+
+def add_claims(parser: argparse.ArgumentParser) -> None:
+    """The arguments behind `Claims`."""
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--version", default="1.0.0")
+    parser.add_argument("--architecture", default="sam2")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--selection", choices=RULES, default="sam2")
+    parser.add_argument("--intended-use", default="research")
+    parser.add_argument("--notice", default="Not for diagnostic use.")
+    parser.add_argument("--licence", required=True, help="SPDX expression")
+    parser.add_argument("--checkpoint", required=True, help="where the weights come from, in a sentence")
+
+
+def claims_of(args: argparse.Namespace) -> Claims:
+    """`Claims` from parsed arguments."""
+    return Claims(**{key: getattr(args, key) for key in Claims.__dataclass_fields__})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="holds encoder.onnx, decoder.onnx and golden.png")
+    parser.add_argument("--point", type=click, action="append", default=[], help="golden click X,Y[,LABEL], in pixels of golden.png")
+    parser.add_argument("--box", type=numbers, help="golden box X,Y,WIDTH,HEIGHT")
+    add_claims(parser)
+    args = parser.parse_args()
+    write_manifest(args.folder, claims_of(args), Prompt("golden", tuple(args.point), args.box))
+    print((args.folder / "engine.toml").read_text(), end="")
+
+
+if __name__ == "__main__":
+    main()
