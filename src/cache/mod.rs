@@ -1,0 +1,1 @@
+//! The on-disk cache: content-addressed, hashed, mapped.

@@ -1,0 +1,1 @@
+//! The CPU engine: the same ONNX files on `rten`.

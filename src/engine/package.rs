@@ -1,0 +1,1 @@
+//! Engine packages: manifest, hashes, golden image.

@@ -1,0 +1,1 @@
+//! The wire: hyper, the routes and the contract's words.

@@ -1,0 +1,1 @@
+//! Pixels in and masks out: pure functions, and the child process that parses what strangers send.

@@ -1,0 +1,4 @@
+//! The use cases: segment, embed, preview. Knows no HTTP and no CUDA.
+
+pub mod error;
+pub mod request;
