@@ -58,7 +58,7 @@ def image_tensor(pixels: np.ndarray, size: int) -> torch.Tensor:
     """
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
-    unit = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+    unit = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
     unit = resize(unit, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=True)
     mean = torch.tensor(PIXEL_MEAN).reshape(3, 1, 1)
     std = torch.tensor(PIXEL_STD).reshape(3, 1, 1)
@@ -67,7 +67,7 @@ def image_tensor(pixels: np.ndarray, size: int) -> torch.Tensor:
 
 def to_image(logits: np.ndarray, width: int, height: int) -> np.ndarray:
     """Logits [h, w] of one mask on the image's own grid, [height, width] f32."""
-    grid = torch.from_numpy(np.ascontiguousarray(logits))[None, None].float()
+    grid = torch.from_numpy(np.array(logits))[None, None].float()
     return functional.interpolate(grid, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
