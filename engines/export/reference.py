@@ -22,6 +22,8 @@ FED_BACK_LIMIT = 32.0
 """Logits fed back are clamped to this, as the daemon does."""
 NEAREST = 1e-5
 """Least distance of the chosen mask's logits from the threshold, relative to the largest logit."""
+HEADROOM = 3.0
+"""That distance is at least so many times the difference between PyTorch and the second runtime."""
 IOU_MARGIN = 1e-3
 """Least lead of the best predicted IoU where it decides."""
 
@@ -60,7 +62,8 @@ def write_reference(
     cases = []
     for prompt in [*prompts, Prompt("mask_input", prompts[0].points, None, fed_back)]:
         answer = network.decode(features, prompt, (width, height), rule)
-        _compare(f"{folder.name}/{prompt.name}", answer, check.decode(check_features, prompt, (width, height), rule))
+        other = check.decode(check_features, prompt, (width, height), rule)
+        _compare(f"{folder.name}/{prompt.name}", answer, other, (width, height))
         cases.append(_case(folder, prompt, answer, network.shapes.input_size, (width, height)))
     document = {
         "schema": SCHEMA,
@@ -118,12 +121,15 @@ def _case(folder: Path, prompt: Prompt, answer: Answer, side: int, size: tuple[i
     }
 
 
-def _compare(where: str, reference: Answer, other: Answer) -> None:
-    """Refuses a reference that a second runtime does not reach, or where rounding decides the choice."""
+def _compare(where: str, reference: Answer, other: Answer, size: tuple[int, int]) -> None:
+    """Refuses a reference that a second runtime does not reach, or where rounding decides mask or choice."""
     largest = float(np.abs(reference.logits).max())
     difference = float(np.abs(reference.logits - other.logits).max()) / largest
     if difference > 1e-4 or reference.chosen != other.chosen:
         raise SystemExit(f"{where}: runtimes differ by {difference:.1e} of the largest logit, or choose another mask")
+    here, there = (to_image(answer.logits[reference.chosen], *size) for answer in (reference, other))
+    if float(np.abs(here).min()) < HEADROOM * float(np.abs(here - there).max()):
+        raise SystemExit(f"{where}: a pixel lies as near to the threshold as the runtimes to each other")
     multi = reference.iou[1:] if len(reference.iou) == 4 else reference.iou
     if len(multi) > 1 and float(np.diff(np.sort(multi))[-1]) < IOU_MARGIN:
         raise SystemExit(f"{where}: the two best predicted IoU are too near to each other: {multi}")
