@@ -6,10 +6,68 @@
 
 pub mod cpu;
 pub mod package;
+pub mod select;
 pub mod tensorrt;
 pub mod worker;
 
+use crate::domain::key::{KeyBuilder, Sum};
 use crate::domain::tensor::{Embedding, HostEmbedding, ImageTensor, MaskLogits, PromptBatch};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// `[engine]`: which engine, and when it counts as broken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// The package's folder. Unset: the newest under the standard folders, else the embedded one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// SHA-256 of the package's `engine.toml`: any other package is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Exit with 69 instead of serving in manual-only mode when there is no engine at start.
+    pub required: bool,
+    /// Serve the embedded demonstration engine on a non-loopback address too.
+    pub allow_demonstration: bool,
+    /// Run the same package's ONNX files on the CPU when its device fails. Minutes instead of
+    /// milliseconds with large models, so it must be asked for.
+    pub cpu_fallback: bool,
+    /// Threads of the CPU engine; 0 takes the physical cores.
+    pub cpu_threads: usize,
+    /// An encoder or decoder call past this is a hang: the process ends with 70 and is started
+    /// anew. A minute is ten times SAM2.1-large's encoder on one slow core.
+    pub hang_s: u64,
+    /// Loading past this is a hang. Reading a plan of a gigabyte from an SD card takes minutes.
+    pub load_hang_s: u64,
+    /// Failed inferences in a row after which the mode is manual-only.
+    pub max_failures: u32,
+    /// In manual-only mode the package is tried again after this…
+    pub retry_first_s: u64,
+    /// …and after twice the time whenever it fails, up to this.
+    pub retry_max_s: u64,
+    /// Jobs that may wait for the engine. Each encode holds its picture, 12.6 MB at S = 1024: 64
+    /// are 0.8 GB. The deadline usually refuses earlier.
+    pub max_queue: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            path: None,
+            sha256: None,
+            required: false,
+            allow_demonstration: false,
+            cpu_fallback: false,
+            cpu_threads: 0,
+            hang_s: 60,
+            load_hang_s: 600,
+            max_failures: 3,
+            retry_first_s: 5,
+            retry_max_s: 300,
+            max_queue: 64,
+        }
+    }
+}
 
 /// What a loaded engine is.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,8 +93,38 @@ pub struct EngineInfo {
     pub fingerprint: String,
 }
 
+/// What makes two engines' results interchangeable.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
+    /// Digest of the package's manifest.
+    pub package: Sum,
+    /// `cpu` or `tensorrt`.
+    pub backend: &'a str,
+    /// Name and version of the runtime library.
+    pub runtime: &'a str,
+    /// As in the manifest.
+    pub precision: &'a str,
+    /// Of the card; of the processor its architecture.
+    pub compute_capability: &'a str,
+}
+
+impl Identity<'_> {
+    /// For [`EngineInfo::fingerprint`].
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        KeyBuilder::new("engine")
+            .bytes(&self.package.0)
+            .bytes(self.backend.as_bytes())
+            .bytes(self.runtime.as_bytes())
+            .bytes(self.precision.as_bytes())
+            .bytes(self.compute_capability.as_bytes())
+            .finish()
+            .to_hex()
+    }
+}
+
 /// Why an engine call failed, by what the caller can do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BackendError {
     /// The input doesn't fit this engine; a bug of the caller.
     #[error("{0}")]

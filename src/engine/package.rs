@@ -1,1 +1,0 @@
-//! Engine packages: manifest, hashes, golden image.
