@@ -1,0 +1,393 @@
+//! The folder: its tree, its lock, and how one entry gets in, is read, and goes.
+//!
+//! ```text
+//! <folder>/            0700, ours: everything in v1 that is no entry is removed at start
+//!   CACHEDIR.TAG       says so to us and to backup tools (bford.info/cachedir)
+//!   lock               flock(2)ed exclusively while a daemon uses the folder; holds its pid
+//!   v1/tmp/<16 hex>    half-made; emptied at start
+//!   v1/<kind>/<2 hex>/<64 hex>
+//! ```
+//!
+//! Invariants:
+//! 1. A file under its final name is never written again: it is made in `tmp`, written, synced
+//!    (answers and slices), renamed, and its folder synced. It ends by unlink or by another rename
+//!    over it. So a mapping of it never changes and never shrinks while anyone holds it.
+//! 2. Nothing outside the folder is touched: paths are relative to open directories, links are not
+//!    followed.
+//! 3. A folder that isn't ours (something in it, and no tag of ours) is refused, not cleaned.
+//!
+//! What remains with a mapping: a block that can't be read again after memory pressure dropped it
+//! ends the process with SIGBUS. Small entries are therefore read, not mapped ([`Access`]).
+
+use super::entry::Aligned;
+use super::{Kind, OpenError};
+use crate::domain::key::Sum;
+use bytes::Bytes;
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+#[cfg(test)]
+use super::tests::faults::before;
+
+const FOLDER: Mode = Mode::RWXU;
+const FILE: Mode = Mode::from_raw_mode(0o600);
+const TREE: &str = "v1";
+const TMP: &str = "tmp";
+const LOCK: &str = "lock";
+const TAG: &str = "CACHEDIR.TAG";
+const TAG_TEXT: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
+# This folder is a sam2d cache: anything in it can be deleted, and what is not the cache's will be.\n";
+
+/// An open, locked cache folder.
+#[derive(Debug)]
+pub(super) struct Store {
+    path: PathBuf,
+    lock: File,
+    tmp: OwnedFd,
+    kinds: [OwnedFd; Kind::ALL.len()],
+}
+
+/// How an entry gets from the disk into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Copied to the heap: a disk error is an error here and now, and never a signal.
+    Read,
+    /// Mapped: nothing is copied, the page cache is the memory.
+    Map,
+}
+
+/// A file as it was found under an entry's name.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) image: Bytes,
+    pub(super) id: FileId,
+}
+
+/// Which file it was, to remove that one and not what has replaced it since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// One change to the disk (or a read), as failpoints and the power-cut recorder see it.
+#[derive(Clone, Copy, Debug)]
+#[expect(dead_code, reason = "read by failpoints alone")]
+pub(super) enum Op<'a> {
+    Create { tmp: &'a str },
+    Write { tmp: &'a str, bytes: &'a [u8] },
+    SetTimes { tmp: &'a str },
+    SyncFile { tmp: &'a str },
+    MakeShard { kind: Kind, shard: &'a str },
+    SyncKind { kind: Kind },
+    Rename { tmp: &'a str, kind: Kind, name: &'a str },
+    SyncShard { kind: Kind, shard: &'a str },
+    Unlink { kind: Kind, name: &'a str },
+    UnlinkTmp { tmp: &'a str },
+    Read { kind: Kind, name: &'a str },
+}
+
+/// Failpoints: in the shipped binary there are none.
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "the tests' version fails when told to")]
+fn before(_: Op<'_>) -> io::Result<()> {
+    Ok(())
+}
+
+impl Store {
+    /// Makes or opens the folder, takes its lock, and throws away what a crash left half-made.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let at = |source: Errno| OpenError::Io { path: path.into(), source: source.into() };
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)
+                .map_err(|source| OpenError::Io { path: parent.into(), source })?;
+        }
+        make_folder(fs::CWD, path).map_err(at)?;
+        let root = open_folder(fs::CWD, path).map_err(at)?;
+        own(&root, path)?;
+        let lock = lock(&root, path)?;
+        claim(&root, path)?;
+        let tree = sub_folder(&root, TREE).map_err(at)?;
+        let tmp = sub_folder(&tree, TMP).map_err(at)?;
+        let [answer, embedding, slice] = Kind::ALL;
+        let kinds = [
+            sub_folder(&tree, answer.name()).map_err(at)?,
+            sub_folder(&tree, embedding.name()).map_err(at)?,
+            sub_folder(&tree, slice.name()).map_err(at)?,
+        ];
+        fs::fsync(&tree).map_err(at)?;
+        fs::fsync(&root).map_err(at)?;
+        let store = Self { path: path.into(), lock, tmp, kinds };
+        store.empty_tmp().map_err(at)?;
+        Ok(store)
+    }
+
+    /// The folder of one kind, to scan it.
+    pub(super) fn kind(&self, kind: Kind) -> BorrowedFd<'_> {
+        let [answer, embedding, slice] = &self.kinds;
+        match kind {
+            Kind::Answer => answer.as_fd(),
+            Kind::Embedding => embedding.as_fd(),
+            Kind::Slice => slice.as_fd(),
+        }
+    }
+
+    /// True while the lock we hold is still the one that others would find: false once the folder
+    /// was deleted or replaced under us.
+    pub(super) fn is_in_place(&self) -> bool {
+        let held = fs::fstat(&self.lock).map(|stat| FileId::of(&stat));
+        let found = fs::statat(fs::CWD, self.path.join(LOCK), AtFlags::SYMLINK_NOFOLLOW);
+        matches!((held, found), (Ok(held), Ok(found)) if held == FileId::of(&found))
+    }
+
+    /// The whole file of an entry; `None` when there is none. Longer than `limit` is an error of
+    /// kind `InvalidData`, without reading it.
+    pub(super) fn read(
+        &self,
+        kind: Kind,
+        key: &Sum,
+        access: Access,
+        limit: u64,
+    ) -> io::Result<Option<Found>> {
+        let name = name(key);
+        before(Op::Read { kind, name: &name })?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = match fs::openat(self.kind(kind), &name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return Err(io::ErrorKind::InvalidData.into()),
+            Err(error) => return Err(error.into()),
+        };
+        let stat = fs::fstat(&file)?;
+        let length = u64::try_from(stat.st_size).unwrap_or(0);
+        if !fs::FileType::from_raw_mode(stat.st_mode).is_file() || length > limit {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidData)?;
+        let image = match access {
+            Access::Map if length > 0 => map(&file, length)?,
+            Access::Map | Access::Read => read_whole(file, length)?,
+        };
+        Ok(Some(Found { image, id: FileId::of(&stat) }))
+    }
+
+    /// Puts a finished image under its name: in full or not at all, whatever interrupts it.
+    pub(super) fn write(
+        &self,
+        kind: Kind,
+        key: &Sum,
+        image: &[u8],
+        created_ms: u64,
+    ) -> io::Result<()> {
+        let (tmp, name) = (tmp_name()?, name(key));
+        let made = self.make(kind, &tmp, image, created_ms);
+        let placed = made.and_then(|()| self.place(kind, &tmp, &name));
+        if placed.is_err() {
+            let _ = before(Op::UnlinkTmp { tmp: &tmp });
+            let _ = fs::unlinkat(&self.tmp, &tmp, AtFlags::empty());
+        }
+        placed
+    }
+
+    /// Removes an entry; with `only`, only if it is still that file. True when it was there.
+    pub(super) fn remove(&self, kind: Kind, key: &Sum, only: Option<FileId>) -> io::Result<bool> {
+        let name = name(key);
+        if let Some(id) = only {
+            match fs::statat(self.kind(kind), &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileId::of(&stat) == id => {}
+                Ok(_) | Err(Errno::NOENT) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        before(Op::Unlink { kind, name: &name })?;
+        match fs::unlinkat(self.kind(kind), &name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Something is there under the name.
+    pub(super) fn exists(&self, kind: Kind, key: &Sum) -> bool {
+        fs::statat(self.kind(kind), name(key), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    fn make(&self, kind: Kind, tmp: &str, image: &[u8], created_ms: u64) -> io::Result<()> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        before(Op::Create { tmp })?;
+        let mut file = File::from(fs::openat(&self.tmp, tmp, flags, FILE)?);
+        before(Op::Write { tmp, bytes: image })?;
+        file.write_all(image)?;
+        // The scan takes creation (mtime) and last use (atime) from here, without opening the file.
+        before(Op::SetTimes { tmp })?;
+        let created = timespec(created_ms);
+        fs::futimens(&file, &Timestamps { last_access: created, last_modification: created })?;
+        if kind.is_synced() {
+            before(Op::SyncFile { tmp })?;
+            file.sync_all()?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, kind: Kind, tmp: &str, name: &str) -> io::Result<()> {
+        let folder = self.kind(kind);
+        before(Op::Rename { tmp, kind, name })?;
+        let mut renamed = fs::renameat(&self.tmp, tmp, folder, name);
+        let shard = name.get(..2).unwrap_or_default();
+        if renamed == Err(Errno::NOENT) {
+            before(Op::MakeShard { kind, shard })?;
+            match fs::mkdirat(folder, shard, FOLDER) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            before(Op::SyncKind { kind })?;
+            fs::fsync(folder)?;
+            before(Op::Rename { tmp, kind, name })?;
+            renamed = fs::renameat(&self.tmp, tmp, folder, name);
+        }
+        renamed?;
+        if kind.is_synced() {
+            before(Op::SyncShard { kind, shard })?;
+            fs::fsync(open_folder(folder, shard)?)?;
+        }
+        Ok(())
+    }
+
+    fn empty_tmp(&self) -> Result<(), Errno> {
+        for item in fs::Dir::read_from(&self.tmp)? {
+            let item = item?;
+            if !matches!(item.file_name().to_bytes(), b"." | b"..") {
+                fs::unlinkat(&self.tmp, item.file_name(), AtFlags::empty())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FileId {
+    fn of(stat: &fs::Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// `ab/ab…` below the kind's folder. 256 folders keep each short with a million entries.
+fn name(key: &Sum) -> String {
+    let hex = key.to_hex();
+    format!("{}/{hex}", hex.get(..2).unwrap_or_default())
+}
+
+/// Random: two processes that wrongly share a folder still don't write into one file.
+fn tmp_name() -> io::Result<String> {
+    let number = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(format!("{number:016x}"))
+}
+
+fn timespec(ms: u64) -> Timespec {
+    let whole = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+    let rest = i64::try_from(ms % 1000).unwrap_or(0) * 1_000_000;
+    Timespec { tv_sec: whole, tv_nsec: rest }
+}
+
+fn read_whole(mut file: File, length: usize) -> io::Result<Bytes> {
+    let mut memory = Aligned::zeroed(length);
+    let bytes = memory.bytes_mut().get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
+    file.read_exact(bytes)?;
+    Ok(Bytes::from_owner(memory).slice(..length))
+}
+
+#[expect(unsafe_code, reason = "a mapping is only as constant as its file; see the module's head")]
+fn map(file: &File, length: usize) -> io::Result<Bytes> {
+    // SAFETY: `map` requires that the file is not changed or truncated while mapped, by anyone.
+    // Upheld by invariant 1 (a named file is never written again, only unlinked) for this program,
+    // by the lock for other daemons, and by mode 0700 for other users. The daemon's own user or
+    // root truncating a file by hand is outside of what this can hold off.
+    let mapping = unsafe { memmap2::MmapOptions::new().len(length).map(file) }?;
+    Ok(Bytes::from_owner(mapping))
+}
+
+fn make_folder(at: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+    match fs::mkdirat(at, path, FOLDER) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn open_folder(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(at, path, flags, Mode::empty())
+}
+
+fn sub_folder(at: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    make_folder(at.as_fd(), Path::new(name))?;
+    open_folder(at.as_fd(), name)
+}
+
+/// Ours and closed to others, or refused: the entries are made of patients' pixels.
+fn own(root: &OwnedFd, path: &Path) -> Result<(), OpenError> {
+    let at = |source: Errno| OpenError::Io { path: path.into(), source: source.into() };
+    let stat = fs::fstat(root).map_err(at)?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(OpenError::NotOwned { path: path.into(), owner: stat.st_uid });
+    }
+    if stat.st_mode & 0o077 != 0 {
+        fs::fchmod(root, FOLDER).map_err(at)?;
+    }
+    Ok(())
+}
+
+fn lock(root: &OwnedFd, path: &Path) -> Result<File, OpenError> {
+    let at = |source: Errno| OpenError::Io { path: path.join(LOCK), source: source.into() };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(fs::openat(root, LOCK, flags, FILE).map_err(at)?);
+    match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _ = (&file).take(20).read_to_string(&mut holder);
+            let pid = holder.trim().parse().ok();
+            return Err(OpenError::Locked { path: path.into(), pid });
+        }
+        Err(error) => return Err(at(error)),
+    }
+    // Only for the message above; a failure to write it harms nothing.
+    let _ = file.set_len(0).and_then(|()| file.rewind());
+    let _ = writeln!(file, "{}", std::process::id());
+    Ok(file)
+}
+
+/// Writes the tag into a new folder; refuses one that holds something and has no tag of ours. The
+/// tag is durable before the first entry's folder exists, so that a power cut never leaves our own
+/// entries in a folder we would then refuse.
+fn claim(root: &OwnedFd, path: &Path) -> Result<(), OpenError> {
+    let at = |source: Errno| OpenError::Io { path: path.join(TAG), source: source.into() };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for item in fs::Dir::read_from(root).map_err(at)? {
+        let item = item.map_err(at)?;
+        let name = item.file_name();
+        if matches!(name.to_bytes(), b"." | b".." | b"lock" | b"lost+found" | b"CACHEDIR.TAG") {
+            continue;
+        }
+        let mut text = vec![];
+        let ours = fs::openat(root, TAG, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())
+            .is_ok_and(|tag| File::from(tag).take(4096).read_to_end(&mut text).is_ok())
+            && text.starts_with(
+                b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a sam2d cache",
+            );
+        if !ours {
+            let found = name.to_string_lossy().into_owned();
+            return Err(OpenError::NotOurs { path: path.into(), found });
+        }
+        return Ok(());
+    }
+    let mut tag = File::from(fs::openat(root, TAG, flags, FILE).map_err(at)?);
+    tag.set_len(0)
+        .and_then(|()| tag.write_all(TAG_TEXT))
+        .and_then(|()| tag.sync_all())
+        .map_err(|source| OpenError::Io { path: path.join(TAG), source })?;
+    fs::fsync(root).map_err(at)
+}
