@@ -59,6 +59,20 @@ impl Mask {
             && self.pixels.get(y as usize * self.size.width as usize + x as usize) == Some(&255)
     }
 
+    /// With runs of pixels (`row, start..end`) marked, or cleared. What lies outside is ignored.
+    #[must_use]
+    pub fn painted(mut self, runs: impl IntoIterator<Item = (u32, u32, u32)>, mark: bool) -> Self {
+        let width = self.size.width as usize;
+        for (y, start, end) in runs {
+            let first = y as usize * width;
+            let row = self.pixels.get_mut(first..first + width);
+            if let Some(run) = row.and_then(|row| row.get_mut(start as usize..end as usize)) {
+                run.fill(if mark { 255 } else { 0 });
+            }
+        }
+        self
+    }
+
     /// The smallest rectangle that holds every marked pixel; `None` when nothing is marked.
     #[must_use]
     pub fn bounding_box(&self) -> Option<BoundingBox> {
