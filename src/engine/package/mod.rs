@@ -12,6 +12,7 @@
 
 pub mod golden;
 pub mod manifest;
+pub mod search;
 
 use crate::domain::key::Sum;
 use bytes::Bytes;
