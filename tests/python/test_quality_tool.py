@@ -1,0 +1,111 @@
+"""The measuring tool's own numbers, on masks whose answer is known without it."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benches" / "quality"))
+
+import cases  # noqa: E402
+import metrics  # noqa: E402
+import quality  # noqa: E402
+import report  # noqa: E402
+from engines import Answer  # noqa: E402
+
+
+def square(x: int, y: int, side: int, n: int = 40) -> np.ndarray:
+    m = np.zeros((n, n), bool)
+    m[y : y + side, x : x + side] = True
+    return m
+
+
+def test_iou_and_dice_of_half_overlapping_squares():
+    a, b = square(0, 0, 10), square(5, 0, 10)
+    assert metrics.iou(a, b) == pytest.approx(50 / 150)
+    assert metrics.dice(a, b) == pytest.approx(100 / 200)
+
+
+def test_empty_masks_agree_and_an_empty_one_misses_a_full_one():
+    empty, full = np.zeros((8, 8), bool), np.ones((8, 8), bool)
+    assert (metrics.iou(empty, empty), metrics.dice(empty, empty), metrics.boundary_f(empty, empty)) == (1, 1, 1)
+    assert (metrics.iou(empty, full), metrics.dice(empty, full), metrics.boundary_f(empty, full)) == (0, 0, 0)
+
+
+def test_outlines_two_pixels_apart_still_agree_and_three_do_not():
+    a = square(10, 10, 12)
+    assert metrics.boundary_f(a, square(12, 10, 12)) == 1.0
+    assert metrics.boundary_f(a, square(13, 10, 12)) < 1.0
+
+
+def test_the_innermost_pixel_of_a_ring_lies_in_the_ring():
+    ring = square(5, 5, 21) & ~square(10, 10, 11)
+    x, y = metrics.innermost(ring)
+    assert ring[y, x]
+
+
+def test_the_image_border_counts_as_outside():
+    assert metrics.innermost(square(0, 0, 11)) == (5, 5)
+
+
+def test_the_interval_is_over_people_not_over_objects():
+    one_person_often = [0.2] + [0.9] * 99
+    people = ["a"] + ["b"] * 99
+    m = metrics.mean_by_person(one_person_often, people)
+    assert (m.people, m.objects) == (2, 100)
+    assert m.low == pytest.approx(0.2) and m.high == pytest.approx(0.9)
+    assert not m.judged and metrics.mean_by_person([0.5] * 5, list("abcde")).judged
+
+
+def test_calibration_error_is_the_weighted_distance_of_the_bins():
+    error, bins = metrics.calibration_error([0.95] * 3 + [0.15], [0.75] * 3 + [0.15])
+    assert error == pytest.approx(0.75 * 0.2)
+    assert [n for _, _, n in bins] == [1, 3]
+
+
+class Echo:
+    """Answers with what it was told to, and remembers the questions."""
+
+    name = "echo"
+
+    def __init__(self, mask: np.ndarray) -> None:
+        self.mask, self.asked = mask, []
+
+    def open(self, picture: cases.Picture) -> float:
+        return 0.0
+
+    def ask(self, question) -> Answer:
+        self.asked.append(question)
+        return Answer(self.mask, 0.5, "state", 0.001, 0.5)
+
+
+def picture(truth: np.ndarray) -> cases.Picture:
+    return cases.Picture("p.dcm", "STS_014", "CT", None, np.zeros(truth.shape, np.uint8), (cases.Thing("vertebrae_L3", "human", truth),))
+
+
+def test_three_clicks_put_the_second_where_the_first_answer_is_wrong():
+    truth, answered = square(5, 5, 20), square(5, 5, 20) | square(30, 30, 9)
+    engine = Echo(answered)
+    rows, _, _ = quality.measure(engine, [picture(truth)], frozenset({"STS_014"}))
+    first, box, second, third = engine.asked
+    assert [r.form for r in rows] == ["click", "box", "three clicks"] and all(r.validation for r in rows)
+    assert first.clicks == ((14, 14, 1),) or truth[first.clicks[0][1], first.clicks[0][0]]
+    assert box.box == (5, 5, 20, 20) and not box.clicks
+    assert second.clicks[1] == (34, 34, 0) and second.state == "state"
+    assert len(third.clicks) == 3
+
+
+def test_a_report_marks_rows_of_too_few_people_and_names_empty_targets():
+    rows, _, _ = quality.measure(Echo(square(5, 5, 20)), [picture(square(5, 5, 20))], frozenset({"STS_014"}))
+    document = {"engine": "echo", "encode_seconds_median": 0.0, "rows": [vars(r) for r in rows]}
+    text = report.markdown(document, None)
+    assert "| vertebrae | click | 0.75 | 1.000 | 1, 1 ° |" in text
+    assert "| kidneys | click | 0.80 | – | nobody |" in text
+
+
+def test_the_context_of_an_object_name_is_its_group():
+    assert cases.Thing("vertebrae_L3", "", square(0, 0, 2)).group == "vertebrae"
+    assert cases.Thing("kidney_left", "", square(0, 0, 2)).group == "kidney"
+    assert cases.Thing("aorta_000", "", square(0, 0, 2)).group == "aorta"
