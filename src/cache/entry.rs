@@ -21,7 +21,7 @@ use bytemuck::Zeroable as _;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use twox_hash::xxhash3_128::Hasher as Xxh3;
 
 /// First bytes of every entry. The high bit, CR LF and ^Z give away a transfer that mangles text.
@@ -135,8 +135,12 @@ pub enum Bad {
 }
 
 /// Builds the bytes of an entry file. `None` when the content is beyond the format's limits.
-#[must_use]
-pub(super) fn build(kind: Kind, key: &Sum, created_ms: u64, content: Content<'_>) -> Option<Bytes> {
+pub(super) fn build(
+    kind: Kind,
+    key: &Sum,
+    created_ms: u64,
+    content: Content<'_>,
+) -> Option<Checked> {
     let lengths: Vec<usize> = content.sections.iter().map(|section| section.len()).collect();
     let layout = Layout::new(content.metadata.len(), &lengths)?;
     let mut image = Aligned::zeroed(layout.file_bytes);
@@ -165,7 +169,10 @@ pub(super) fn build(kind: Kind, key: &Sum, created_ms: u64, content: Content<'_>
         head.get_mut(MAGIC.len()..CHECKED_FROM)?.copy_from_slice(&sum);
         file.get_mut(..layout.head_bytes)?.copy_from_slice(&head);
     }
-    Some(Bytes::from_owner(image).slice(..layout.file_bytes))
+    let image = Bytes::from_owner(image).slice(..layout.file_bytes);
+    let start = FIXED + lengths.len() * TABLE_ROW;
+    let metadata = start..start + content.metadata.len();
+    Some(Checked { image, created_ms, metadata, sections: layout.sections })
 }
 
 /// Checks the bytes of an entry file, all of them.
@@ -200,10 +207,6 @@ pub(super) fn check(image: Bytes, kind: Kind, key: &Sum) -> Result<Checked, Bad>
     let start = FIXED + head.sections * TABLE_ROW;
     let metadata = start..start + head.metadata;
     Ok(Checked { image, created_ms: head.created_ms, metadata, sections: layout.sections })
-}
-
-pub(super) fn system_time(ms: u64) -> Option<SystemTime> {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms))
 }
 
 /// The first 80 bytes, read but not yet believed.
@@ -316,7 +319,8 @@ mod tests {
 
     fn small() -> Bytes {
         let sections: [&[u8]; 3] = [b"one", &[], &[9; 130]];
-        build(Kind::Answer, &KEY, 1234, Content { metadata: b"meta", sections: &sections }).unwrap()
+        let content = Content { metadata: b"meta", sections: &sections };
+        build(Kind::Answer, &KEY, 1234, content).unwrap().image
     }
 
     #[test]
@@ -340,7 +344,7 @@ mod tests {
     #[test]
     fn an_entry_without_sections_is_as_short_as_its_metadata() {
         let content = Content { metadata: b"abc", sections: &[] };
-        let image = build(Kind::Slice, &KEY, 1, content).unwrap();
+        let image = build(Kind::Slice, &KEY, 1, content).unwrap().image;
         assert_eq!(image.len(), FIXED + 3);
         assert!(check(image, Kind::Slice, &KEY).is_ok());
     }
@@ -417,7 +421,7 @@ mod tests {
         ) {
             let parts: Vec<&[u8]> = sections.iter().map(Vec::as_slice).collect();
             let content = Content { metadata: &metadata, sections: &parts };
-            let image = build(Kind::Embedding, &KEY, 5, content).unwrap();
+            let image = build(Kind::Embedding, &KEY, 5, content).unwrap().image;
             let entry = Entry::new(
                 Arc::new(check(image, Kind::Embedding, &KEY).unwrap()),
                 SystemTime::UNIX_EPOCH,

@@ -47,12 +47,14 @@ pub(super) struct Known {
     pub(super) bytes: u64,
 }
 
-impl Index {
-    pub(super) fn new() -> Self {
+impl Default for Index {
+    fn default() -> Self {
         let table = HashTable::new();
         Self { table, nodes: vec![], free: NONE, newest: NONE, oldest: NONE, blocks: 0 }
     }
+}
 
+impl Index {
     /// Entries.
     pub(super) fn len(&self) -> usize {
         self.table.len()
@@ -125,12 +127,12 @@ impl Index {
         self.node(self.oldest).map(Node::known)
     }
 
-    /// Entries created at or before `created_s`.
-    pub(super) fn created_until(&self, created_s: u32) -> Vec<Sum> {
+    /// Keys of entries whose creation (seconds since 1970) is as asked, most recently used first.
+    pub(super) fn created(&self, wanted: impl Fn(u32) -> bool) -> Vec<Sum> {
         let mut found = vec![];
         let mut at = self.newest;
         while let Some(node) = self.node(at) {
-            if node.created_s <= created_s {
+            if wanted(node.created_s) {
                 found.push(Sum(node.key));
             }
             at = node.older;
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn eviction_takes_the_longest_unused() {
-        let mut index = Index::new();
+        let mut index = Index::default();
         (0..3).for_each(|n| index.insert(known(n)));
         assert!(index.touch(&key(0)));
         assert_eq!(index.oldest().unwrap().key, key(1));
@@ -253,7 +255,7 @@ mod tests {
 
     #[test]
     fn what_the_scan_finds_is_older_than_what_was_used_meanwhile() {
-        let mut index = Index::new();
+        let mut index = Index::default();
         index.insert(known(0));
         [1, 0, 2].iter().for_each(|n| index.insert_oldest(&known(*n)));
         assert_eq!(index.len(), 3);
@@ -264,7 +266,7 @@ mod tests {
 
     #[test]
     fn sizes_are_what_the_disk_spends() {
-        let mut index = Index::new();
+        let mut index = Index::default();
         index.insert(Known { key: key(1), created_s: 0, bytes: 1 });
         assert_eq!(index.bytes(), 4096);
         index.insert(Known { key: key(1), created_s: 0, bytes: 4097 });
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_million_entries_take_less_than_120_bytes_each() {
-        let mut index = Index::new();
+        let mut index = Index::default();
         for n in 0..1_000_000_u32 {
             let sum = Sum::of(&n.to_le_bytes());
             index.insert_oldest(&Known { key: sum, created_s: n, bytes: 1 });
@@ -286,7 +288,7 @@ mod tests {
         /// Against a plain list.
         #[test]
         fn it_behaves_like_a_list(steps in proptest::collection::vec((0_u8..4, 0_u32..9), 0..300)) {
-            let mut index = Index::new();
+            let mut index = Index::default();
             let mut list: VecDeque<u32> = VecDeque::new(); // newest first
             for (step, n) in steps {
                 let there = list.iter().position(|m| *m == n);
@@ -313,7 +315,7 @@ mod tests {
                 prop_assert_eq!(index.len(), list.len());
                 prop_assert_eq!(index.bytes(), list.iter().map(|n| known(*n).bytes).sum::<u64>());
                 let order: Vec<_> = list.iter().map(|n| key(*n)).collect();
-                prop_assert_eq!(index.created_until(u32::MAX), order);
+                prop_assert_eq!(index.created(|_| true), order);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! <folder>/            0700, ours: everything in v1 that is no entry is removed at start
 //!   CACHEDIR.TAG       says so to us and to backup tools (bford.info/cachedir)
 //!   lock               flock(2)ed exclusively while a daemon uses the folder; holds its pid
+//!   clock              the time last believed, for a start with a wrong clock
 //!   v1/tmp/<16 hex>    half-made; emptied at start
 //!   v1/<kind>/<2 hex>/<64 hex>
 //! ```
@@ -23,7 +24,7 @@ use super::entry::Aligned;
 use super::{Kind, OpenError};
 use crate::domain::key::Sum;
 use bytes::Bytes;
-use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -38,6 +39,7 @@ const FILE: Mode = Mode::from_raw_mode(0o600);
 const TREE: &str = "v1";
 const TMP: &str = "tmp";
 const LOCK: &str = "lock";
+const CLOCK: &str = "clock";
 const TAG: &str = "CACHEDIR.TAG";
 const TAG_TEXT: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
 # This folder is a sam2d cache: anything in it can be deleted, and what is not the cache's will be.\n";
@@ -46,6 +48,7 @@ const TAG_TEXT: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
+    root: OwnedFd,
     lock: File,
     tmp: OwnedFd,
     kinds: [OwnedFd; Kind::ALL.len()],
@@ -53,7 +56,7 @@ pub(super) struct Store {
 
 /// How an entry gets from the disk into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub(super) enum Access {
     /// Copied to the heap: a disk error is an error here and now, and never a signal.
     Read,
     /// Mapped: nothing is copied, the page cache is the memory.
@@ -121,9 +124,42 @@ impl Store {
         ];
         fs::fsync(&tree).map_err(at)?;
         fs::fsync(&root).map_err(at)?;
-        let store = Self { path: path.into(), lock, tmp, kinds };
+        let store = Self { path: path.into(), root, lock, tmp, kinds };
         store.empty_tmp().map_err(at)?;
         Ok(store)
+    }
+
+    /// Opens a folder that is there already, for `sam2d cache …` without a daemon: makes nothing,
+    /// so that root can look into the daemon's folder without leaving files of its own. `None` when
+    /// there is no cache.
+    pub(super) fn open_existing(path: &Path) -> Result<Option<Self>, OpenError> {
+        let at = |source: Errno| OpenError::Io { path: path.into(), source: source.into() };
+        let part = |at: &OwnedFd, name: &str| open_folder(at.as_fd(), name);
+        let root = match open_folder(fs::CWD, path) {
+            Ok(root) => root,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(at(error)),
+        };
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = match fs::openat(&root, LOCK, flags, Mode::empty()) {
+            Ok(lock) => File::from(lock),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(at(error)),
+        };
+        hold(&lock, path)?;
+        let tree = match part(&root, TREE) {
+            Ok(tree) => tree,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(at(error)),
+        };
+        let [answer, embedding, slice] = Kind::ALL;
+        let kinds = [
+            part(&tree, answer.name()).map_err(at)?,
+            part(&tree, embedding.name()).map_err(at)?,
+            part(&tree, slice.name()).map_err(at)?,
+        ];
+        let tmp = part(&tree, TMP).map_err(at)?;
+        Ok(Some(Self { path: path.into(), root, lock, tmp, kinds }))
     }
 
     /// The folder of one kind, to scan it.
@@ -155,8 +191,7 @@ impl Store {
     ) -> io::Result<Option<Found>> {
         let name = name(key);
         before(Op::Read { kind, name: &name })?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = match fs::openat(self.kind(kind), &name, flags, Mode::empty()) {
+        let file = match open_entry(self.kind(kind), &name) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT) => return Ok(None),
             Err(Errno::LOOP) => return Err(io::ErrorKind::InvalidData.into()),
@@ -216,6 +251,46 @@ impl Store {
         fs::statat(self.kind(kind), name(key), AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
+    /// Notes when an entry was last used, so that the next run knows too.
+    pub(super) fn note_use(&self, kind: Kind, key: &Sum, used_ms: u64) -> io::Result<()> {
+        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access: timespec(used_ms), last_modification: keep };
+        match fs::utimensat(self.kind(kind), name(key), &times, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Bytes that the disk still has for us.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        let disk = fs::fstatvfs(&self.tmp)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// The time an earlier run believed, 0 when it isn't known.
+    pub(super) fn noted_time_ms(&self) -> u64 {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut text = String::new();
+        fs::openat(&self.root, CLOCK, flags, Mode::empty())
+            .ok()
+            .and_then(|file| File::from(file).take(32).read_to_string(&mut text).ok())
+            .and_then(|_| text.strip_suffix('\n')?.parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// For the next run. Not synced, not vital: a lost or torn one is no time at all.
+    pub(super) fn note_time(&self, ms: u64) -> io::Result<()> {
+        let tmp = tmp_name()?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file = File::from(fs::openat(&self.tmp, &tmp, flags, FILE)?);
+        let written = writeln!(file, "{ms}");
+        let placed = written.and_then(|()| Ok(fs::renameat(&self.tmp, &tmp, &self.root, CLOCK)?));
+        if placed.is_err() {
+            let _ = fs::unlinkat(&self.tmp, &tmp, AtFlags::empty());
+        }
+        placed
+    }
+
     fn make(&self, kind: Kind, tmp: &str, image: &[u8], created_ms: u64) -> io::Result<()> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -272,6 +347,16 @@ impl Store {
 impl FileId {
     fn of(stat: &fs::Stat) -> Self {
         Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// Without changing its time of last use, which means something here.
+fn open_entry(folder: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match fs::openat(folder, name, flags | OFlags::NOATIME, Mode::empty()) {
+        // Only the owner may ask for that.
+        Err(Errno::PERM) => fs::openat(folder, name, flags, Mode::empty()),
+        opened => opened,
     }
 }
 
@@ -344,20 +429,23 @@ fn lock(root: &OwnedFd, path: &Path) -> Result<File, OpenError> {
     let at = |source: Errno| OpenError::Io { path: path.join(LOCK), source: source.into() };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(fs::openat(root, LOCK, flags, FILE).map_err(at)?);
-    match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            let _ = (&file).take(20).read_to_string(&mut holder);
-            let pid = holder.trim().parse().ok();
-            return Err(OpenError::Locked { path: path.into(), pid });
-        }
-        Err(error) => return Err(at(error)),
-    }
+    hold(&file, path)?;
     // Only for the message above; a failure to write it harms nothing.
     let _ = file.set_len(0).and_then(|()| file.rewind());
     let _ = writeln!(file, "{}", std::process::id());
     Ok(file)
+}
+
+fn hold(file: &File, path: &Path) -> Result<(), OpenError> {
+    match fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _ = file.take(20).read_to_string(&mut holder);
+            Err(OpenError::Locked { path: path.into(), pid: holder.trim().parse().ok() })
+        }
+        Err(error) => Err(OpenError::Io { path: path.join(LOCK), source: error.into() }),
+    }
 }
 
 /// Writes the tag into a new folder; refuses one that holds something and has no tag of ours. The
@@ -369,7 +457,10 @@ fn claim(root: &OwnedFd, path: &Path) -> Result<(), OpenError> {
     for item in fs::Dir::read_from(root).map_err(at)? {
         let item = item.map_err(at)?;
         let name = item.file_name();
-        if matches!(name.to_bytes(), b"." | b".." | b"lock" | b"lost+found" | b"CACHEDIR.TAG") {
+        if matches!(
+            name.to_bytes(),
+            b"." | b".." | b"lock" | b"clock" | b"lost+found" | b"CACHEDIR.TAG"
+        ) {
             continue;
         }
         let mut text = vec![];

@@ -5,7 +5,8 @@ pub(super) mod faults;
 use super::*;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicU64 as Millis;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64 as Millis, Ordering};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
@@ -27,10 +28,12 @@ impl Bench {
         Self { folder, now_ms: Arc::new(Millis::new(NOW_MS)), options }
     }
 
+    /// Both clocks of a machine that has been up for a while.
     fn clock(&self) -> Clock {
         let now = Arc::clone(&self.now_ms);
         Clock::new(move || {
-            SystemTime::UNIX_EPOCH + Duration::from_millis(now.load(Ordering::Relaxed))
+            let now = Duration::from_millis(now.load(Ordering::Relaxed));
+            Reading { wall: SystemTime::UNIX_EPOCH + now, uptime: now }
         })
     }
 
@@ -74,6 +77,18 @@ fn holds(cache: &Cache, kind: Kind, n: u8) -> bool {
     assert_eq!(entry.metadata(), &b"m"[..]);
     assert!(entry.section(0).unwrap().iter().all(|byte| *byte == n), "another entry's bytes");
     true
+}
+
+/// Changes a file as a failing disk would: its times stay.
+fn rewrite(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(file).unwrap();
+    let times = fs::metadata(file).unwrap();
+    change(&mut bytes);
+    fs::write(file, bytes).unwrap();
+    let times = fs::FileTimes::new()
+        .set_accessed(times.accessed().unwrap())
+        .set_modified(times.modified().unwrap());
+    fs::File::options().write(true).open(file).unwrap().set_times(times).unwrap();
 }
 
 fn files_under(path: &Path) -> Vec<PathBuf> {
@@ -253,9 +268,7 @@ fn a_damaged_entry_is_a_miss_deleted_and_counted() {
         put(&cache, kind, 1, 10_000);
         drop(cache);
         let file = bench.file(kind, &key(1));
-        let mut bytes = fs::read(&file).unwrap();
-        bytes[9000] ^= 1;
-        fs::write(&file, bytes).unwrap();
+        rewrite(&file, |bytes| bytes[9000] ^= 1);
         let cache = bench.open();
         assert!(!holds(&cache, kind, 1));
         assert!(!file.exists());
