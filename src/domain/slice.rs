@@ -139,8 +139,8 @@ pub struct SliceInfo {
     pub inverted: bool,
     /// The file's own display proposal.
     pub voi: Voi,
-    /// Smallest and largest modality value, padding left out; `None` for 8-bit images and for
-    /// slices that are all padding. The window of last resort.
+    /// Smallest and largest modality value, padding left out (unless there is nothing else): the
+    /// window of last resort. `None` exactly for 8-bit images, to which no window applies.
     pub range: Option<(f32, f32)>,
     /// Distance between pixel centres in mm: between rows, between columns.
     pub spacing_mm: Option<(f64, f64)>,

@@ -1,10 +1,16 @@
 //! Pixels in and masks out: pure functions, and the child process that parses what strangers send.
 
 pub(crate) mod components;
+pub mod decode;
+pub mod decoder;
+mod dicom;
 mod levels;
 pub mod outline;
 pub mod png;
 pub mod postprocess;
 pub mod preprocess;
+mod raster;
+pub mod sniff;
+pub mod window;
 
 pub use levels::Levels;

@@ -1,0 +1,115 @@
+//! Bytes in, [`Slice`] out: the pure function that runs inside the decoder child.
+//!
+//! Invariants:
+//! 1. Geometry is held against [`Limits`] before anything is allocated for it.
+//! 2. What can't be shown rightly is an error that names the reason; there is no best effort.
+//! 3. Error texts hold tags, sizes and UIDs of syntaxes, nothing that tells who the patient is.
+//!
+//! It may still panic, loop or run out of memory inside a codec: [`super::decoder`] is there for that.
+
+use super::{dicom, raster, sniff::sniff};
+use crate::domain::slice::{Format, Slice};
+
+/// How large an image may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Pixels of one frame.
+    pub max_pixels: u64,
+    /// Frames a file may declare.
+    pub max_frames: u32,
+    /// Bytes a deflated data set may grow to.
+    pub max_inflated_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_pixels: 8192 * 8192, max_frames: 65_536, max_inflated_bytes: 1 << 30 }
+    }
+}
+
+impl Limits {
+    /// # Errors
+    /// [`DecodeError::Unreadable`] for nothing at all, [`DecodeError::TooLarge`] for too much.
+    pub(crate) fn check(&self, width: u64, height: u64) -> Result<(), DecodeError> {
+        if width == 0 || height == 0 {
+            return Err(DecodeError::unreadable(format!("its size is {width}×{height} pixels")));
+        }
+        if width.saturating_mul(height) > self.max_pixels {
+            return Err(DecodeError::TooLarge(format!(
+                "the image has {width}×{height} pixels; at most {} are taken",
+                self.max_pixels
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Why bytes did not become a slice.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Neither PNG nor JPEG nor DICOM Part 10.
+    #[error("not a PNG, JPEG or DICOM Part 10 file")]
+    UnsupportedFormat,
+    /// Broken, or of a kind that isn't decoded; says which.
+    #[error("{0}")]
+    Unreadable(String),
+    /// A DICOM transfer syntax that isn't decoded.
+    #[error("transfer syntax {uid} ({name}) is not supported")]
+    UnsupportedTransferSyntax {
+        /// As in the file meta information.
+        uid: String,
+        /// From the standard's registry, or `unknown`.
+        name: String,
+    },
+    /// Several frames, and none was named.
+    #[error("the file has {frames} frames and none was named")]
+    FrameRequired {
+        /// Frames in the file.
+        frames: u32,
+    },
+    /// A frame that does not exist.
+    #[error("frame {frame} of {frames}")]
+    FrameOutOfRange {
+        /// Asked for, 0-based.
+        frame: u32,
+        /// Frames in the file.
+        frames: u32,
+    },
+    /// More pixels, frames or bytes than the limits allow.
+    #[error("{0}")]
+    TooLarge(String),
+    /// Our fault: no child to decode with.
+    #[error("the image decoder is not available: {0}")]
+    Unavailable(String),
+}
+
+impl DecodeError {
+    pub(crate) fn unreadable(reason: impl Into<String>) -> Self {
+        Self::Unreadable(reason.into())
+    }
+}
+
+/// Which frame is meant: the only one, or the one that was asked for.
+///
+/// # Errors
+/// [`DecodeError::FrameRequired`], [`DecodeError::FrameOutOfRange`].
+pub(crate) fn choose_frame(asked: Option<u32>, frames: u32) -> Result<u32, DecodeError> {
+    match asked {
+        None if frames > 1 => Err(DecodeError::FrameRequired { frames }),
+        None => Ok(0),
+        Some(frame) if frame < frames => Ok(frame),
+        Some(frame) => Err(DecodeError::FrameOutOfRange { frame, frames }),
+    }
+}
+
+/// Decodes one frame.
+///
+/// # Errors
+/// Any [`DecodeError`] but [`DecodeError::Unavailable`].
+pub fn decode(bytes: &[u8], frame: Option<u32>, limits: &Limits) -> Result<Slice, DecodeError> {
+    match sniff(bytes).ok_or(DecodeError::UnsupportedFormat)? {
+        Format::Png => raster::png(bytes, frame, limits),
+        Format::Jpeg => raster::jpeg(bytes, frame, limits),
+        Format::Dicom => dicom::decode(bytes, frame, limits),
+    }
+}

@@ -1,0 +1,69 @@
+//! The child's side: one process, one image.
+//!
+//! It gets its limits, locks itself in, says so, waits for one image, answers, and ends. Nothing of
+//! one image can reach the next one, because there is none.
+
+use super::wire::{Reply, Request, Setup, info_to_bytes, receive, send};
+use super::{sandbox, sealed};
+use crate::imaging::decode::{DecodeError, decode};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs `sam2d decode-child`: standard input is the socket to the parent.
+pub fn main() -> ! {
+    // A codec's panic is an answer, not a message; and there is nowhere to print it.
+    std::panic::set_hook(Box::new(|_| {}));
+    let code = match serve() {
+        Ok(()) => 0,
+        Err(_) => 1,
+    };
+    std::process::exit(code)
+}
+
+fn serve() -> io::Result<()> {
+    let socket = rustix::stdio::stdin();
+    let (setup, _) = receive(socket)?;
+    let setup = Setup::from_bytes(&setup).ok_or_else(nonsense)?;
+    let answer = sealed::create()?;
+    let locked = sandbox::limit(setup.bounds)
+        .and_then(|()| if setup.sandboxed { sandbox::lock() } else { Ok(()) });
+    if let Err(error) = locked {
+        return send(socket, &Reply::Refused(error.to_string()).to_bytes(), None);
+    }
+    send(socket, &Reply::Ready.to_bytes(), None)?;
+    let (request, file) = match receive(socket) {
+        // The daemon is going down: nobody asked anything.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        received => received?,
+    };
+    let request = Request::from_bytes(&request).ok_or_else(nonsense)?;
+    let file = file.ok_or_else(nonsense)?;
+    let reply = catch_unwind(AssertUnwindSafe(|| answer_to(request, file, &setup, answer)));
+    match reply.unwrap_or_else(|_| Err(DecodeError::unreadable("its data is damaged"))) {
+        Ok((reply, file)) => send(socket, &reply.to_bytes(), Some(file.as_fd())),
+        Err(error) => send(socket, &Reply::Error(error).to_bytes(), None),
+    }
+}
+
+fn answer_to(
+    request: Request,
+    file: OwnedFd,
+    setup: &Setup,
+    answer: File,
+) -> Result<(Reply, OwnedFd), DecodeError> {
+    let ours = |error: io::Error| DecodeError::Unavailable(error.to_string());
+    let length = usize::try_from(request.length).unwrap_or(usize::MAX);
+    let bytes = sealed::map(file, length).map_err(ours)?;
+    let slice = decode(&bytes, request.frame, &setup.limits)?;
+    let info = info_to_bytes(slice.info(), slice.samples());
+    let samples = slice.samples().bytes();
+    let reply = Reply::Slice { samples: samples.len() as u64, info: info.len() as u64 };
+    let sealed = sealed::fill(answer, &[samples, &info]).map_err(ours)?;
+    Ok((reply, sealed))
+}
+
+fn nonsense() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not a message of the parent")
+}

@@ -1,0 +1,175 @@
+//! The parent's side of one child: start it, hand it one image, check what comes back.
+
+use super::wire::{Reply, Request, Setup, info_from_bytes, receive, send};
+use super::{Program, sealed};
+use crate::domain::slice::Slice;
+use crate::imaging::decode::DecodeError;
+use crate::imaging::sniff::sniff;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time from `exec` to a sandbox that stands, on a busy box.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A child that said it is ready. Dropping it ends and reaps it.
+#[derive(Debug)]
+pub(super) struct Worker {
+    process: Child,
+    socket: OwnedFd,
+    setup: Setup,
+}
+
+/// How one image's decoding went wrong.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The child said why.
+    Refused(DecodeError),
+    /// It was gone before it got the image: not this image's fault.
+    Gone,
+    /// It ended without an answer.
+    Died(String),
+    /// It was still at it when its time was up.
+    TimedOut,
+    /// It answered something that can't be.
+    Lied(&'static str),
+    /// We could not hand it over.
+    Ours(io::Error),
+}
+
+impl Worker {
+    /// Starts a child and waits until its sandbox stands.
+    pub(super) fn start(program: &Program, setup: Setup) -> io::Result<Self> {
+        let kind = SocketType::SEQPACKET;
+        let (socket, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        let process = Command::new(&program.path)
+            .arg0("sam2d")
+            .args(&program.arguments)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let worker = Self { process, socket, setup };
+        send(&worker.socket, &setup.to_bytes(), None)?;
+        if !worker.has_answer(Instant::now() + START_TIMEOUT)? {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the decoder child does not start",
+            ));
+        }
+        let (reply, _) = receive(&worker.socket).map_err(|error| {
+            io::Error::new(error.kind(), "the decoder child ended at its start")
+        })?;
+        match Reply::from_bytes(&reply) {
+            Some(Reply::Ready) => Ok(worker),
+            Some(Reply::Refused(reason)) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!(
+                    "the decoder child can't be sandboxed here: {reason} \
+                     (decoder.sandbox = \"off\" does without)"
+                ),
+            )),
+            _ => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the decoder child talks nonsense"))
+            }
+        }
+    }
+
+    /// Has one image decoded.
+    pub(super) fn decode(
+        &mut self,
+        bytes: &[u8],
+        frame: Option<u32>,
+        deadline: Instant,
+    ) -> Result<Slice, Failure> {
+        let file = sealed::create()
+            .and_then(|file| sealed::fill(file, &[bytes]))
+            .map_err(Failure::Ours)?;
+        let request = Request { length: bytes.len() as u64, frame };
+        send(&self.socket, &request.to_bytes(), Some(file.as_fd())).map_err(|_| Failure::Gone)?;
+        drop(file);
+        if !self.has_answer(deadline).map_err(Failure::Ours)? {
+            return Err(Failure::TimedOut);
+        }
+        let Ok((reply, file)) = receive(&self.socket) else {
+            return Err(Failure::Died(self.last_words()));
+        };
+        match Reply::from_bytes(&reply) {
+            Some(Reply::Slice { samples, info }) => {
+                let file = file.ok_or(Failure::Lied("an answer without its memory"))?;
+                self.checked(file, (samples, info), (bytes, frame))
+            }
+            Some(Reply::Error(error)) => Err(Failure::Refused(error)),
+            _ => Err(Failure::Lied("an answer out of turn")),
+        }
+    }
+
+    /// Maps an answer once nothing in it can be false about its shape.
+    fn checked(
+        &self,
+        file: OwnedFd,
+        (samples, info): (u64, u64),
+        (bytes, frame): (&[u8], Option<u32>),
+    ) -> Result<Slice, Failure> {
+        let length = samples
+            .checked_add(info)
+            .filter(|&length| length <= self.setup.bounds.answer_bytes)
+            .and_then(|length| usize::try_from(length).ok())
+            .ok_or(Failure::Lied("an answer larger than any may be"))?;
+        let samples = usize::try_from(samples).unwrap_or(length);
+        let memory = sealed::map(file, length)
+            .map_err(|_| Failure::Lied("memory that is not as it says"))?;
+        let (info, samples) = info_from_bytes(&memory.slice(samples..), memory.slice(..samples))
+            .ok_or(Failure::Lied("a description that can't be"))?;
+        let size = info.size;
+        if self.setup.limits.check(size.width.into(), size.height.into()).is_err() {
+            return Err(Failure::Lied("a size past the limits"));
+        }
+        if Some(info.format) != sniff(bytes) || frame.is_some_and(|frame| frame != info.frame) {
+            return Err(Failure::Lied("another image than was asked for"));
+        }
+        Slice::new(info, samples).map_err(|_| Failure::Lied("samples that don't fill the image"))
+    }
+
+    /// Waits for a message or the end of the child; false when the deadline came first.
+    fn has_answer(&self, deadline: Instant) -> io::Result<bool> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
+            match poll(&mut sockets, Some(&timeout)) {
+                Ok(0) if left.is_zero() => return Ok(false),
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(true),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// How it ended, for the log.
+    fn last_words(&mut self) -> String {
+        match self.process.wait() {
+            Ok(status) => match status.signal() {
+                Some(signal) => format!("signal {signal}"),
+                None => format!("exit {}", status.code().unwrap_or(-1)),
+            },
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
