@@ -10,6 +10,7 @@
 //! time taken and *our* request id.
 
 pub mod cors;
+pub mod editor;
 pub mod guard;
 pub mod intake;
 pub mod network;

@@ -1,5 +1,6 @@
 //! What a path asks for. Routes are few and fixed, so this is a table and not a framework.
 
+use super::editor;
 use http::Method;
 
 /// A route of the contract.
@@ -31,12 +32,18 @@ pub enum Route {
     Metrics,
     /// This interface, described.
     OpenApi,
+    /// The editor's page.
+    Page,
+    /// A part of the page.
+    PagePart,
+    /// The JavaScript client.
+    Client,
 }
 
 /// Where a route lies and how it may be asked.
 struct Place {
     route: Route,
-    /// The path; `{mask_id}` stands for one segment's part.
+    /// The path; `{mask_id}` and `{file}` stand for one segment's part.
     template: &'static str,
     /// For the Allow header.
     allow: &'static str,
@@ -48,8 +55,9 @@ const POST: &str = "POST, OPTIONS";
 const API: &str = "/api/";
 const MASK_BEFORE: &str = "/api/segmentation/masks/";
 const MASK_AFTER: &str = ".png";
+const PAGE_PART_BEFORE: &str = "/editor/";
 
-const PLACES: [Place; 13] = [
+const PLACES: [Place; 16] = [
     Place { route: Route::Segment, template: "/api/segmentation/sam2", allow: POST },
     Place { route: Route::Health, template: "/api/segmentation/sam2/health", allow: GET },
     Place { route: Route::Embed, template: "/api/segmentation/sam2/embed", allow: POST },
@@ -63,6 +71,9 @@ const PLACES: [Place; 13] = [
     Place { route: Route::V2Ready, template: "/v2/health/ready", allow: GET },
     Place { route: Route::Metrics, template: "/metrics", allow: GET },
     Place { route: Route::OpenApi, template: "/openapi.json", allow: GET },
+    Place { route: Route::Page, template: "/", allow: GET },
+    Place { route: Route::PagePart, template: "/editor/{file}", allow: GET },
+    Place { route: Route::Client, template: "/client.js", allow: GET },
 ];
 
 /// A path that is one of ours.
@@ -112,6 +123,9 @@ impl Route {
                 | Self::V2Live
                 | Self::V2Ready
                 | Self::OpenApi
+                | Self::Page
+                | Self::PagePart
+                | Self::Client
         )
     }
 
@@ -142,6 +156,10 @@ fn plain<'a>(path: &'a str, prefix: &'a str) -> Option<Matched<'a>> {
     if let Some(mask_id) = mask_id.filter(|id| !id.is_empty() && !id.contains('/')) {
         return Some(Matched { route: Route::Mask, prefix, mask_id });
     }
+    if path.starts_with(PAGE_PART_BEFORE) {
+        let route = Route::PagePart;
+        return editor::has(path).then_some(Matched { route, prefix, mask_id: "" });
+    }
     let place = PLACES.iter().find(|place| place.template == path && place.route != Route::Mask)?;
     Some(Matched { route: place.route, prefix, mask_id: "" })
 }
@@ -164,7 +182,7 @@ mod tests {
     fn api_routes_are_repeated_under_every_base_path_and_others_are_not() {
         let bases = bases();
         for route in Route::all() {
-            let path = route.template().replace("{mask_id}", "0af");
+            let path = route.template().replace("{mask_id}", "0af").replace("{file}", "app.js");
             let matched = resolve(&path, &bases).unwrap();
             assert_eq!((matched.route, matched.prefix), (route, ""), "{path}");
             let below = format!("/api/ctai{path}");
@@ -185,7 +203,11 @@ mod tests {
     fn paths_that_only_resemble_a_route_are_nothing() {
         for path in [
             "",
-            "/",
+            "//",
+            "/editor",
+            "/editor/",
+            "/editor/{file}",
+            "/editor/mod.rs",
             "/api",
             "/api/",
             "/segment/",

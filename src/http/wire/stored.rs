@@ -67,7 +67,7 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 }
 
 /// Does the client hold this very file? Compared weakly, as the RFC says for If-None-Match.
-fn none_match(request: &HeaderMap, etag: &str) -> bool {
+pub(in crate::http) fn none_match(request: &HeaderMap, etag: &str) -> bool {
     let values = request.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     values
         .flat_map(|value| value.split(','))
