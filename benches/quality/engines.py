@@ -11,7 +11,6 @@ Invariant: a daemon that answers anything but 200 ends the run; a wrong number i
 from __future__ import annotations
 
 import base64
-import json
 import sys
 import time
 import tomllib
@@ -136,7 +135,7 @@ class Daemon:
     def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         r = self._http.post(f"{self._url}/api/segmentation/sam2{route}", json=body, timeout=60)
         if r.status_code != 200:
-            raise SystemExit(f"{r.status_code} {json.dumps(r.json())[:300]}")
+            raise SystemExit(f"{r.status_code} from {route or 'the segmentation route'}: {r.text[:300]}")
         return r.json()
 
 

@@ -1,8 +1,13 @@
 """The measuring tool's own numbers, on masks whose answer is known without it."""
 
+import base64
+import http.server
+import json
 import sys
+import threading
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,7 +18,7 @@ import cases  # noqa: E402
 import metrics  # noqa: E402
 import quality  # noqa: E402
 import report  # noqa: E402
-from engines import Answer  # noqa: E402
+from engines import Answer, Daemon  # noqa: E402
 
 
 def square(x: int, y: int, side: int, n: int = 40) -> np.ndarray:
@@ -110,3 +115,65 @@ def test_the_context_of_an_object_name_is_its_group():
     assert cases.Thing("vertebrae_L3", "", square(0, 0, 2)).group == "vertebrae"
     assert cases.Thing("kidney_left", "", square(0, 0, 2)).group == "kidney"
     assert cases.Thing("aorta_000", "", square(0, 0, 2)).group == "aorta"
+
+
+class FakeDaemon(http.server.BaseHTTPRequestHandler):
+    """Answers as the contract says and remembers what it was sent."""
+
+    seen: list = []
+
+    def do_GET(self):
+        self._answer({"enabled": True, "available": True, "mode": "sam2", "model": {"name": "fake"}})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append((self.path, self.headers.get("Authorization"), body))
+        if self.path.endswith("/embed"):
+            return self._answer({"image": {"id": "i1"}})
+        ok, png = cv2.imencode(".png", square(5, 5, 10).astype(np.uint8) * 255)
+        assert ok
+        self._answer({"mask_data": base64.b64encode(png.tobytes()).decode(), "confidence_score": 0.7, "mask_id": "m1"})
+
+    def _answer(self, document):
+        text = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def daemon():
+    FakeDaemon.seen = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeDaemon)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_over_http_the_slice_is_sent_once_and_a_correction_gives_back_the_mask_id(daemon):
+    pytest.importorskip("requests", reason="requests is not installed: HTTP mode was not checked")
+    engine = Daemon(daemon, token="secret")
+    truth = square(5, 5, 20)
+    quality.measure(engine, [picture(truth)], frozenset())
+    routes = [path.removeprefix("/api/segmentation/sam2") for path, _, _ in FakeDaemon.seen]
+    bodies = [body for _, _, body in FakeDaemon.seen]
+    assert routes == ["/embed", "", "", "", ""]
+    assert {token for _, token, _ in FakeDaemon.seen} == {"Bearer secret"}
+    assert base64.b64decode(bodies[0]["image_data"]).startswith(b"\x89PNG")
+    assert all(b["image_data"] == "image:i1" for b in bodies[1:])
+    assert bodies[1]["click_points"] == [{"x": 14, "y": 14, "label": 1}] and "mask_input" not in bodies[1]
+    assert bodies[2]["box"] == {"x": 5, "y": 5, "width": 20, "height": 20}
+    assert bodies[3]["mask_input"] == "m1" and len(bodies[3]["click_points"]) == 2
+
+
+def test_a_daemon_that_refuses_ends_the_run(daemon, monkeypatch):
+    pytest.importorskip("requests", reason="requests is not installed: HTTP mode was not checked")
+    engine = Daemon(daemon)
+    monkeypatch.setattr(FakeDaemon, "_answer", lambda self, _: self.send_error(503))
+    with pytest.raises(SystemExit, match="503"):
+        engine.open(picture(square(5, 5, 20)))
