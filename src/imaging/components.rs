@@ -21,12 +21,12 @@ pub(crate) enum Connectivity {
 
 /// Pixels `start..end` of row `y` that have the value looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) y: u32,
-    pub(crate) start: u32,
-    pub(crate) end: u32,
+struct Run {
+    y: u32,
+    start: u32,
+    end: u32,
     /// Index into [`Components::pieces`].
-    pub(crate) piece: usize,
+    piece: usize,
 }
 
 impl Run {
@@ -78,8 +78,19 @@ impl Components {
         &self.pieces
     }
 
-    pub(crate) fn runs(&self) -> &[Run] {
-        &self.runs
+    /// Row, start and end of all runs of the chosen pieces, for [`Mask::painted`].
+    ///
+    /// [`Mask::painted`]: crate::domain::mask::Mask::painted
+    pub(crate) fn runs_where(
+        &self,
+        chosen: impl Fn(usize, &Piece) -> bool,
+    ) -> Vec<(u32, u32, u32)> {
+        let pieces = self.pieces.iter().enumerate();
+        let chosen: Vec<bool> = pieces.map(|(index, piece)| chosen(index, piece)).collect();
+        let runs = self.runs.iter();
+        runs.filter(|run| chosen.get(run.piece) == Some(&true))
+            .map(|run| (run.y, run.start, run.end))
+            .collect()
     }
 
     /// The piece that holds a pixel.

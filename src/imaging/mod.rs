@@ -1,11 +1,13 @@
 //! Pixels in and masks out: pure functions, and the child process that parses what strangers send.
 
+pub mod body;
 pub(crate) mod components;
 pub mod decode;
 pub mod decoder;
 mod dicom;
 mod levels;
 pub mod outline;
+pub mod overlay;
 pub mod png;
 pub mod postprocess;
 pub mod preprocess;

@@ -12,7 +12,7 @@
 //!
 //! Pieces are 8-connected, holes 4-connected: see [`components`](super::components).
 
-use super::components::{Components, Connectivity, Piece};
+use super::components::{Components, Connectivity};
 use crate::domain::mask::{ImageType, Mask};
 use crate::domain::prompt::{ClickLabel, Prompt};
 use crate::domain::slice::Size;
@@ -214,14 +214,14 @@ fn one_component(mask: Mask, click: Option<(f64, f64)>) -> Mask {
     if marked.pieces().len() == 1 {
         return mask;
     }
-    mask.painted(runs_of(&marked, |index, _| index != kept), false)
+    mask.painted(marked.runs_where(|index, _| index != kept), false)
 }
 
 fn drop_small(mask: Mask, inside: &[(f64, f64)], options: Options) -> Mask {
     let marked = Components::of(mask.pixels(), mask.size(), 255, Connectivity::Eight);
     let mask_px: usize = marked.pieces().iter().map(|piece| piece.area).sum();
     let clicked: Vec<usize> = pieces_under(&marked, inside).collect();
-    let runs = runs_of(&marked, |index, piece| {
+    let runs = marked.runs_where(|index, piece| {
         is_small(piece.area, mask_px, options) && !clicked.contains(&index)
     });
     mask.painted(runs, false)
@@ -231,7 +231,7 @@ fn fill_small(mask: Mask, outside: &[(f64, f64)], options: Options) -> Mask {
     let mask_px = mask.area();
     let background = Components::of(mask.pixels(), mask.size(), 0, Connectivity::Four);
     let clicked: Vec<usize> = pieces_under(&background, outside).collect();
-    let runs = runs_of(&background, |index, piece| {
+    let runs = background.runs_where(|index, piece| {
         !piece.at_border && is_small(piece.area, mask_px, options) && !clicked.contains(&index)
     });
     mask.painted(runs, true)
@@ -262,19 +262,6 @@ fn largest(components: &Components) -> Option<usize> {
 
 fn pieces_under(of: &Components, clicks: &[(f64, f64)]) -> impl Iterator<Item = usize> {
     clicks.iter().filter_map(|&click| piece_under(of, click))
-}
-
-/// Row, start and end of all runs of the chosen pieces.
-fn runs_of(
-    components: &Components,
-    chosen: impl Fn(usize, &Piece) -> bool,
-) -> Vec<(u32, u32, u32)> {
-    let pieces = components.pieces().iter().enumerate();
-    let chosen: Vec<bool> = pieces.map(|(index, piece)| chosen(index, piece)).collect();
-    let runs = components.runs().iter();
-    runs.filter(|run| chosen.get(run.piece) == Some(&true))
-        .map(|run| (run.y, run.start, run.end))
-        .collect()
 }
 
 #[cfg(test)]

@@ -23,8 +23,7 @@ fn corners(points: &[(u32, u32)]) -> Vec<Vertex> {
 /// Without holes, as the union of outer rings has none.
 fn filled(mask: &Mask) -> Mask {
     let holes = Components::of(mask.pixels(), mask.size(), 0, Connectivity::Four);
-    let inner = holes.runs().iter().filter(|run| !holes.pieces()[run.piece].at_border);
-    mask.clone().painted(inner.map(|run| (run.y, run.start, run.end)), true)
+    mask.clone().painted(holes.runs_where(|_, hole| !hole.at_border), true)
 }
 
 /// Is one of the 3×3 pixels around (x, y) on the other side? The image's border is outside.

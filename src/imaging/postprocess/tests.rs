@@ -239,3 +239,33 @@ proptest! {
         prop_assert!(holes.pieces().iter().all(|hole| hole.at_border || hole.area >= px));
     }
 }
+
+/// tests/fixtures/README.md says what these files are: logits and the masks PyTorch makes of them.
+#[test]
+fn masks_are_those_of_pytorch() {
+    let parity = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+    let mut compared = 0;
+    for package in ["sam2-nano", "seeded-m1", "seeded-m3", "seeded-m4"] {
+        let read = |name: &serde_json::Value| {
+            std::fs::read(parity.join(package).join(name.as_str().unwrap())).unwrap()
+        };
+        let all: serde_json::Value =
+            serde_json::from_slice(&read(&"reference.json".into())).unwrap();
+        let number = |value: &serde_json::Value| u32::try_from(value.as_u64().unwrap()).unwrap();
+        let (width, height) = (number(&all["image"]["width"]), number(&all["image"]["height"]));
+        let size = Size { width, height };
+        for case in all["cases"].as_array().unwrap() {
+            let side = number(&case["logits"]["shape"][1]) as usize;
+            let chosen = number(&case["chosen"]) as usize;
+            let logits = read(&case["logits"]["path"]);
+            let logits: Vec<f32> =
+                logits.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            let mask = threshold(&logits[chosen * side * side..][..side * side], side, size);
+            let reference = read(&case["mask"]["path"]);
+            let reference = crate::imaging::png::decode_mask(&reference, size).unwrap();
+            assert!(mask.unwrap() == reference, "{package}, {}", case["name"]);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 24);
+}

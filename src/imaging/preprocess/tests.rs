@@ -142,3 +142,30 @@ proptest! {
         }
     }
 }
+
+/// tests/fixtures/README.md says what these files are: torchvision's tensors.
+#[test]
+fn tensors_are_those_of_torchvision() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preprocess");
+    let read =
+        |name: &serde_json::Value| std::fs::read(folder.join(name.as_str().unwrap())).unwrap();
+    let cases: serde_json::Value = serde_json::from_slice(&read(&"cases.json".into())).unwrap();
+    let cases = cases["cases"].as_array().unwrap();
+    assert!(cases.len() >= 5);
+    for case in cases {
+        let picture = image::load_from_memory(&read(&case["image"])).unwrap();
+        let size = size(picture.width(), picture.height());
+        let levels = match picture {
+            image::DynamicImage::ImageLuma8(grey) => Levels::Grey(grey.into_raw()),
+            colour => Levels::Rgb(colour.into_rgb8().into_raw()),
+        };
+        let side = usize::try_from(case["input_size"].as_u64().unwrap()).unwrap();
+        let reference = read(&case["tensor"]["path"]);
+        let reference =
+            reference.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        let tensor = tensor(&levels, size, side).unwrap();
+        assert_eq!(reference.len(), tensor.data().len());
+        let worst = reference.zip(tensor.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-5, "{}: differs by {worst}", case["name"]);
+    }
+}
