@@ -12,10 +12,15 @@
 pub mod cors;
 pub mod editor;
 pub mod guard;
+pub mod head;
 pub mod intake;
 pub mod network;
 pub mod options;
+pub mod request_id;
 pub mod routes;
+pub mod seats;
+pub mod server;
+pub mod strict;
 pub mod wire;
 
 pub use options::Options;
