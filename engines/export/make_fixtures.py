@@ -28,7 +28,7 @@ from sam2_model import SIZES, HfNetwork, seeded
 from selection import MASK0_FIRST, SAM2
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SEED = 101
+SEED = 704
 """Found by search: with it no mask is empty or full, no pixel sits on the threshold, and SAM2's rule keeps mask 0 for some
 prompts and falls back to masks 1..3 for others."""
 PICTURE = (104, 70)

@@ -28,6 +28,10 @@ IOU_MARGIN = 1e-3
 """Least lead of the best predicted IoU where it decides."""
 
 
+class UnfitReference(Exception):
+    """An answer that no test could learn anything from; another seed, picture or prompt is needed."""
+
+
 def standard_prompts(width: int, height: int) -> list[Prompt]:
     """The cases of every parity folder, on the picture of pictures.py; the fed-back mask is added later."""
 
@@ -97,10 +101,10 @@ def _case(folder: Path, prompt: Prompt, answer: Answer, side: int, size: tuple[i
     mask = upsampled > 0
     where = f"{folder.name}/{prompt.name}"
     if not mask.any() or mask.all():
-        raise SystemExit(f"{where}: the mask is empty or full; choose another seed or prompt")
+        raise UnfitReference(f"{where}: the mask is empty or full; choose another seed or prompt")
     nearest, largest = float(np.abs(upsampled).min()), float(np.abs(answer.logits).max())
     if nearest < NEAREST * largest:
-        raise SystemExit(f"{where}: a logit lies {nearest:.1e} from the threshold; rounding would decide it")
+        raise UnfitReference(f"{where}: a logit lies {nearest:.1e} from the threshold; rounding would decide it")
     path = f"{prompt.name}.mask.png"
     Image.fromarray(mask.astype(np.uint8) * 255).save(folder / path, optimize=True)
     fed_back = None
@@ -126,13 +130,13 @@ def _compare(where: str, reference: Answer, other: Answer, size: tuple[int, int]
     largest = float(np.abs(reference.logits).max())
     difference = float(np.abs(reference.logits - other.logits).max()) / largest
     if difference > 1e-4 or reference.chosen != other.chosen:
-        raise SystemExit(f"{where}: runtimes differ by {difference:.1e} of the largest logit, or choose another mask")
+        raise UnfitReference(f"{where}: runtimes differ by {difference:.1e} of the largest logit, or choose another mask")
     here, there = (to_image(answer.logits[reference.chosen], *size) for answer in (reference, other))
     if float(np.abs(here).min()) < HEADROOM * float(np.abs(here - there).max()):
-        raise SystemExit(f"{where}: a pixel lies as near to the threshold as the runtimes to each other")
+        raise UnfitReference(f"{where}: a pixel lies as near to the threshold as the runtimes to each other")
     multi = reference.iou[1:] if len(reference.iou) == 4 else reference.iou
     if len(multi) > 1 and float(np.diff(np.sort(multi))[-1]) < IOU_MARGIN:
-        raise SystemExit(f"{where}: the two best predicted IoU are too near to each other: {multi}")
+        raise UnfitReference(f"{where}: the two best predicted IoU are too near to each other: {multi}")
     print(f"{where}: mask {reference.chosen}, difference to onnxruntime {difference:.1e}")
 
 

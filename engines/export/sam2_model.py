@@ -123,7 +123,7 @@ def spread(name: str, parameter: nn.Parameter, draw: torch.Generator) -> torch.T
         return noise * 0.1
     if "embed" in name and "projection" not in name and "conv" not in name:
         return noise * 0.5
-    if "token" in name:
+    if name.endswith(("token.weight", "tokens.weight")):
         return noise * 0.5
     fan_in = math.prod(parameter.shape[1:])
     return noise / math.sqrt(fan_in)
