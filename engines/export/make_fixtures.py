@@ -1,11 +1,11 @@
 """Makes tests/fixtures/engines, tests/fixtures/parity and tests/fixtures/preprocess anew.
 
     python engines/export/make_fixtures.py                              # seeded packages, preprocess
-    python engines/export/make_fixtures.py --nano-model model.py --nano-weights model.pt
+    python engines/export/make_fixtures.py --nano-weights FILE.pt
 
 With the versions of tests/python/requirements.txt pictures, packages and prompts come out byte for
 byte; logits agree to rounding, which differs between processors. sam2-nano's references need its
-PyTorch code and weights; without them that folder is left as it is.
+PyTorch weights (engines/train/weights); without them that folder is left as it is.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def make_seeded(fixtures: Path) -> None:
         )
 
 
-def make_nano(fixtures: Path, model_py: Path, weights: Path) -> None:
+def make_nano(fixtures: Path, weights: Path) -> None:
     """References of the embedded package."""
     write_reference(
         fixtures / "parity" / "sam2-nano",
         "../../../../engines/sam2-nano",
-        NanoNetwork(model_py, weights),
+        NanoNetwork(weights),
         MASK0_FIRST,
         shapes_picture(*NANO_PICTURE),
         standard_prompts(*NANO_PICTURE),
@@ -94,16 +94,13 @@ def make_preprocess(fixtures: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fixtures", type=Path, default=REPOSITORY / "tests" / "fixtures")
-    parser.add_argument("--nano-model", type=Path, help="sam2-nano's model.py")
-    parser.add_argument("--nano-weights", type=Path, help="sam2-nano's model.pt")
+    parser.add_argument("--nano-weights", type=Path, help="the weights that engines/sam2-nano was exported from")
     args = parser.parse_args()
-    if (args.nano_model is None) != (args.nano_weights is None):
-        parser.error("--nano-model and --nano-weights belong together")
     torch.set_num_threads(1)  # sums in one order
     make_preprocess(args.fixtures)
     make_seeded(args.fixtures)
-    if args.nano_model is not None:
-        make_nano(args.fixtures, args.nano_model, args.nano_weights)
+    if args.nano_weights is not None:
+        make_nano(args.fixtures, args.nano_weights)
 
 
 if __name__ == "__main__":

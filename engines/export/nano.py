@@ -1,14 +1,14 @@
 """sam2-nano in PyTorch, as the reference for its ONNX files.
 
-The folder given holds `model.py` (the network) and `model.pt` (its weights, BatchNorm not yet
-folded); neither is part of the repository's default build. The package stores weights as fp16
-(every float array of more than 64 values), so the reference rounds them the same way: what remains
-is the difference of the runtimes, not of the rounding.
+The network is `engines/train/model.py`; the weights are a file of its `save_weights`, BatchNorm not
+yet folded. The package stores weights as fp16 (every float array of more than 64 values), so the
+reference rounds them the same way: what remains is the difference of the runtimes, not of the
+rounding.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,10 @@ from network import Answer, Shapes
 from picture import Prompt, image_tensor
 from selection import choose
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+
+from model import load_checkpoint  # noqa: E402
+
 KEPT_FP32 = 64
 """Arrays up to this size were exported as they are."""
 
@@ -26,20 +30,14 @@ KEPT_FP32 = 64
 class NanoNetwork:
     """The trained network, BatchNorm folded, weights rounded to fp16 and computed in fp32."""
 
-    def __init__(self, model_py: Path, weights: Path) -> None:
-        spec = importlib.util.spec_from_file_location("nano_model", model_py)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        stored = torch.load(weights, map_location="cpu", weights_only=True)
-        self.model: nn.Module = module.SAMSmall(stored["cfg"])
-        self.model.load_state_dict(stored["ema"])
-        self.model.eval()
+    def __init__(self, weights: Path) -> None:
+        self.model: nn.Module = load_checkpoint(weights).eval()
         self.model.fuse().eval()
         with torch.no_grad():
             for array in [*self.model.parameters(), *self.model.buffers()]:
                 if array.is_floating_point() and array.numel() > KEPT_FP32:
                     array.copy_(array.half().float())
-        self.shapes = Shapes(stored["cfg"]["size"], stored["cfg"]["hidden"], 4)
+        self.shapes = Shapes(self.model.config.size, self.model.config.hidden, 4)
 
     def encode(self, pixels: np.ndarray) -> tuple[torch.Tensor, ...]:
         """high_res_feats_0, high_res_feats_1, image_embed."""

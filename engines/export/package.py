@@ -46,7 +46,12 @@ class Claims:
     checkpoint: str
 
 
-def write_manifest(folder: Path, claims: Claims, prompt: Prompt) -> None:
+Curve = tuple[tuple[float, ...], tuple[float, ...]]
+IDENTITY: Curve = ((0.0, 1.0), (0.0, 1.0))
+"""Predicted IoU x stability to confidence, piecewise linear (x, y); identity where nobody has fitted it."""
+
+
+def write_manifest(folder: Path, claims: Claims, prompt: Prompt, calibration: Curve = IDENTITY) -> None:
     """Runs the golden picture and writes golden_mask.png and engine.toml into `folder`."""
     package = OnnxNetwork(folder)
     pixels = np.asarray(Image.open(folder / "golden.png"))
@@ -57,12 +62,19 @@ def write_manifest(folder: Path, claims: Claims, prompt: Prompt) -> None:
     if box is None or mask.all():
         raise SystemExit("the golden mask is empty or full: it would prove nothing")
     Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "golden_mask.png", optimize=True)
-    text = render(folder, claims, package.shapes, prompt, int(mask.sum()), box, float(answer.iou[answer.chosen]))
+    text = render(folder, claims, package.shapes, prompt, int(mask.sum()), box, float(answer.iou[answer.chosen]), calibration)
     (folder / "engine.toml").write_text(text)
 
 
 def render(
-    folder: Path, claims: Claims, shapes: Shapes, prompt: Prompt, area: int, box: tuple[int, int, int, int], iou: float
+    folder: Path,
+    claims: Claims,
+    shapes: Shapes,
+    prompt: Prompt,
+    area: int,
+    box: tuple[int, int, int, int],
+    iou: float,
+    calibration: Curve = IDENTITY,
 ) -> str:
     """The manifest's text; engines/README.md explains it key by key."""
     s = json.dumps  # a JSON string is a TOML basic string, a JSON array of numbers a TOML array
@@ -71,7 +83,7 @@ def render(
     lines += [f"{key} = {getattr(shapes, key)}" for key in ("input_size", "embed_channels", "masks")]
     lines += [f"{key} = {s(getattr(claims, key))}" for key in ("precision", "selection", "intended_use", "notice", "licence", "checkpoint")]
     lines += ["", "[limits]", f"max_prompts = {MAX_PROMPTS}", f"max_points = {MAX_POINTS}"]
-    lines += ["", "[calibration]", "x = [0.0, 1.0]", "y = [0.0, 1.0]"]
+    lines += ["", "[calibration]", *(f"{axis} = {s(list(values))}" for axis, values in zip("xy", calibration))]
     for role in ("encoder", "decoder"):
         lines += ["", f"[files.{role}]", f'path = "{role}.onnx"', 'format = "onnx"', f'sha256 = "{sha256(folder / f"{role}.onnx")}"']
     lines += ["", "[golden]", 'image = "golden.png"', f'sha256 = "{sha256(folder / "golden.png")}"']
@@ -123,9 +135,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds encoder.onnx, decoder.onnx and golden.png")
     parser.add_argument("--point", type=click, action="append", default=[], help="golden click X,Y[,LABEL], in pixels of golden.png")
     parser.add_argument("--box", type=numbers, help="golden box X,Y,WIDTH,HEIGHT")
+    parser.add_argument("--calibration", type=Path, help="written by engines/train/calibrate.py; identity without it")
     add_claims(parser)
     args = parser.parse_args()
-    write_manifest(args.folder, claims_of(args), Prompt("golden", tuple(args.point), args.box))
+    fitted = json.loads(args.calibration.read_text()) if args.calibration else None
+    curve = (tuple(fitted["x"]), tuple(fitted["y"])) if fitted else IDENTITY
+    write_manifest(args.folder, claims_of(args), Prompt("golden", tuple(args.point), args.box), curve)
     print((args.folder / "engine.toml").read_text(), end="")
 
 

@@ -33,6 +33,17 @@ DECODER_INPUTS = ["image_embed", "high_res_feats_0", "high_res_feats_1", "point_
 DECODER_OUTPUTS = ["masks", "iou_predictions", "object_score_logits"]
 
 
+class _Encoder(nn.Module):
+    """The encoder alone, under the node names of version 1 (`/e/…`)."""
+
+    def __init__(self, net: SamNano) -> None:
+        super().__init__()
+        self.e = net.enc
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.e(image)
+
+
 class _DecoderInOrder(nn.Module):
     """The decoder with the contract's argument order."""
 
@@ -128,7 +139,7 @@ def export(net: SamNano, out: Path) -> None:
     dynamic = rows | {k: {0: "num_labels"} for k in ("mask_input", "has_mask_input", *DECODER_OUTPUTS)}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(net.enc, (torch.randn(1, 3, size, size),), out / "encoder.onnx", input_names=["image"], output_names=ENCODER_OUTPUTS, **common)
+        torch.onnx.export(_Encoder(net).eval(), (torch.randn(1, 3, size, size),), out / "encoder.onnx", input_names=["image"], output_names=ENCODER_OUTPUTS, **common)
         torch.onnx.export(_DecoderInOrder(net).eval(), example(net), out / "decoder.onnx", input_names=DECODER_INPUTS, output_names=DECODER_OUTPUTS, dynamic_axes=dynamic, **common)
     for name in ("encoder", "decoder"):
         _finish(out / f"{name}.onnx", size)
@@ -162,12 +173,13 @@ def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("checkpoint", type=Path)
     ap.add_argument("out", type=Path)
-    ap.add_argument("--weights-file", type=Path, help="also the averaged weights, to train on from")
+    ap.add_argument("--weights-file", type=Path, help="keep the averaged weights here in fp16, and export those")
     a = ap.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     net = load_checkpoint(a.checkpoint)
     if a.weights_file:
         save_weights(net, a.weights_file)
+        net = load_checkpoint(a.weights_file)  # so that the package is exactly of what is kept
     net = round_weights(net.eval().fuse().eval())
     export(net, a.out)
     check(net, a.out)

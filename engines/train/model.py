@@ -230,9 +230,11 @@ def load_checkpoint(path: Path, weights: str = "ema") -> SamNano:
     missing, unexpected = net.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise ValueError(f"{path}: not this architecture (missing {missing[:3]}, unexpected {unexpected[:3]})")
+    net.dec.compute_tables()  # fp16 is too coarse for pixel centres; they follow from the side anyway
     return net
 
 
 def save_weights(net: SamNano, path: Path) -> None:
-    """Weights and configuration alone, without the optimiser: what a later training continues from."""
-    torch.save({"ema": net.state_dict(), "cfg": asdict(net.config)}, path)
+    """Weights (fp16) and configuration alone: what a later training continues from and packages are exported from."""
+    half = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    torch.save({"ema": half, "cfg": asdict(net.config)}, path)

@@ -52,7 +52,7 @@ class Plan:
     refine_from: float = 0.0  # share of steps before corrective clicks are trained
     grow_at: float = 0.7
     grow_to: int = 320
-    ema: float = 0.998
+    ema: float = 0.997
     seed: int = 7
 
     def rate(self, step: int) -> float:
