@@ -49,7 +49,7 @@ pub struct CpuBackend {
     decoder_prompts: [NodeId; 4],
     /// `masks`, `iou_predictions` and, where the file has it, `object_score_logits`.
     decoder_outputs: Vec<NodeId>,
-    /// `has_mask_input` is [1] in some exports and [B] in others.
+    /// `has_mask_input` is `[1]` in some exports and `[B]` in others.
     one_mask_flag: bool,
     shapes: [Vec<usize>; 3],
     options: RunOptions,
