@@ -69,6 +69,32 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// What is wrong with these keys, in words that say what to write; empty when nothing is.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.sha256.as_deref().is_some_and(|sum| Sum::from_hex(sum).is_none()) {
+            faults.push("engine.sha256 must be the 64 hex digits of a SHA-256 sum".to_owned());
+        }
+        for (name, value) in [
+            ("hang_s", self.hang_s),
+            ("load_hang_s", self.load_hang_s),
+            ("max_failures", u64::from(self.max_failures)),
+            ("retry_first_s", self.retry_first_s),
+            ("max_queue", self.max_queue as u64),
+        ] {
+            if value == 0 {
+                faults.push(format!("engine.{name} must not be 0"));
+            }
+        }
+        if self.retry_max_s < self.retry_first_s {
+            faults.push("engine.retry_max_s must not be below engine.retry_first_s".to_owned());
+        }
+        faults
+    }
+}
+
 /// What a loaded engine is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineInfo {
