@@ -7,10 +7,14 @@
 
 use crate::domain::prompt::PromptError;
 use crate::engine::BackendError;
+use std::sync::Arc;
 use std::time::Duration;
 
+/// A cause shared by all who waited for the same work.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
 /// A failed request.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ServiceError {
     /// 400 `invalid_request`: names the field.
     #[error("{0}")]
@@ -71,14 +75,14 @@ pub enum ServiceError {
     },
     /// 503 `inference_failed`.
     #[error("the engine failed on this request; try again, or segment by hand")]
-    InferenceFailed(#[source] BackendError),
+    InferenceFailed(#[source] Arc<BackendError>),
     /// 503 `decoder_unavailable`.
     #[error("the image decoder is not available; this is a fault of the box, not of the image")]
-    DecoderUnavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    DecoderUnavailable(#[source] Cause),
     /// 504 `timeout`.
     #[error("no answer within the deadline")]
     Timeout,
     /// 500 `internal`: a bug.
     #[error("internal error")]
-    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Internal(#[source] Cause),
 }

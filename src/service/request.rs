@@ -6,7 +6,7 @@
 use crate::domain::key::{AnswerKey, ImageKey};
 use crate::domain::mask::{Annotation, BoundingBox, ImageType, Target};
 use crate::domain::prompt::{Click, PromptBox};
-use crate::domain::slice::{Size, Window};
+use crate::domain::slice::{Format, Size, Window};
 use crate::engine::EngineInfo;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -81,11 +81,32 @@ pub enum WindowSource {
     None,
 }
 
+impl WindowSource {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Request, Self::Context, Self::File, Self::FileLut, Self::MinMax, Self::None];
+
+    /// The wire's `window_source`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Context => "context",
+            Self::File => "file",
+            Self::FileLut => "file_lut",
+            Self::MinMax => "min_max",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What the answer says of the image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageDescription {
     /// `image.id`.
     pub key: ImageKey,
+    /// What the bytes were.
+    pub format: Format,
     /// Size as displayed.
     pub size: Size,
     /// 0-based.
@@ -162,6 +183,9 @@ pub struct Segmented {
     pub model: ModelDescription,
     /// Of this request.
     pub timings: Timings,
+    /// What the user should know beside the answer's own warnings (demonstration model, low
+    /// confidence).
+    pub warnings: Vec<String>,
 }
 
 /// What `embed` returns.

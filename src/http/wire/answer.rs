@@ -60,7 +60,13 @@ pub fn segmented_json(segmented: &Segmented, context: &Context<'_>) -> Response<
         image: WireImage::from(&segmented.image),
         model: WireModel::from(&segmented.model),
         timings_ms: WireTimings::from(&segmented.timings),
-        warnings: answer.warnings.iter().chain(context.warnings).map(String::as_str).collect(),
+        warnings: segmented
+            .warnings
+            .iter()
+            .chain(&answer.warnings)
+            .chain(context.warnings)
+            .map(String::as_str)
+            .collect(),
         request_id: context.request_id,
         notice: NOTICE,
     };
@@ -292,7 +298,7 @@ impl From<&Timings> for WireTimings {
 mod tests {
     use super::*;
     use crate::domain::key::{AnswerKey, ImageKey, Sum};
-    use crate::domain::slice::{Size, WindowFunction};
+    use crate::domain::slice::{Format, Size, WindowFunction};
     use crate::engine::EngineInfo;
     use crate::service::request::Answer;
     use http_body_util::BodyExt;
@@ -320,13 +326,14 @@ mod tests {
                 confidence: 0.930_049,
                 bounding_box: Some(bounds),
                 annotation: Some(Annotation::Rectangle(bounds)),
-                warnings: vec!["a demonstration model answered".to_owned()],
+                warnings: Vec::new(),
                 expires: SystemTime::UNIX_EPOCH,
             },
             cached: false,
             embedding_cached: true,
             image: ImageDescription {
                 key: ImageKey(Sum([0xcd; 32])),
+                format: Format::Dicom,
                 size: Size { width: 512, height: 500 },
                 frame: 0,
                 frames: 1,
@@ -347,6 +354,7 @@ mod tests {
                 queue: Some(Duration::ZERO),
                 ..Timings::default()
             },
+            warnings: vec!["a demonstration model answered".to_owned()],
         }
     }
 

@@ -253,7 +253,8 @@ mod tests {
 
     #[test]
     fn what_only_the_operator_may_see_stays_out_of_the_body() {
-        let error = ServiceError::Internal("/secret/place".into());
+        let error =
+            ServiceError::Internal(std::sync::Arc::new(std::io::Error::other("/secret/place")));
         let text = Problem::from(&error).json("");
         assert!(!text.contains("secret"), "{text}");
     }

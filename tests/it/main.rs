@@ -1,0 +1,6 @@
+//! One binary for all integration tests: linking is what takes long.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod layering;
+mod service;
+mod support;

@@ -1,0 +1,370 @@
+//! The use cases on a real engine (the tiny seeded one), real decoder children and a real cache.
+
+use crate::support::dicom::Ct;
+use crate::support::engine::{Orders, load_obedient, load_seeded};
+use crate::support::{Setup, click, disc_png, image, one_click, service};
+use sam2d::domain::key::{AnswerKey, ImageKey, Sum};
+use sam2d::domain::mask::{ImageType, Target};
+use sam2d::domain::slice::{Window, WindowFunction};
+use sam2d::engine::package::Package;
+use sam2d::engine::worker::State;
+use sam2d::service::Service;
+use sam2d::service::error::ServiceError;
+use sam2d::service::options::Options;
+use sam2d::service::request::{ImageSource, MaskSource, SegmentRequest, WindowSource};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Encoder and decoder calls so far.
+fn calls(service: &Service) -> (u64, u64) {
+    let vitals = service.engine().vitals();
+    (vitals.encodes, vitals.decodes)
+}
+
+async fn usual() -> Service {
+    service(Setup::default(), load_seeded).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_again_is_a_hit_and_leaves_the_engine_alone() {
+    let service = usual().await;
+    let png = disc_png(96, 80);
+    let first = service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+    assert!(!first.cached && !first.embedding_cached);
+    assert!(first.answer.bounding_box.is_some(), "the seeded engine marks something here");
+    let before = calls(&service);
+    let again = service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+    assert!(again.cached && again.embedding_cached);
+    assert_eq!(calls(&service), before);
+    assert_eq!(again.answer.png, first.answer.png);
+    assert_eq!(again.answer.annotation, first.answer.annotation);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_click_uses_the_embedding_of_the_first() {
+    let service = usual().await;
+    let png = disc_png(96, 80);
+    service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+    let (encodes, decodes) = calls(&service);
+    let second = service.segment(one_click(&png, 20.0, 20.0)).await.unwrap();
+    assert!(!second.cached && second.embedding_cached);
+    assert_eq!(calls(&service), (encodes, decodes + 1));
+    assert_eq!(second.timings.encode, None);
+}
+
+/// Everything that must not be answered with what another request got.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_changes_the_result_is_a_miss() {
+    let service = usual().await;
+    let ct = Ct::default();
+    let asked = |ct: &Ct| one_click(&ct.bytes(), 48.0, 40.0);
+    service.segment(asked(&ct)).await.unwrap();
+    let window = Some(Window { center: 40.0, width: 401.0, function: WindowFunction::Linear });
+    let image_type = |image_type| {
+        let mut request = asked(&ct);
+        request.image.image_type = image_type;
+        request
+    };
+    let frames = Ct { frames: 2, ..ct.clone() };
+    let frame = |frame| {
+        let mut request = asked(&frames);
+        request.image.frame = Some(frame);
+        request
+    };
+    let mut cases: Vec<(&str, SegmentRequest)> = vec![
+        ("shape", asked(&Ct { rows: 96, columns: 80, ..ct.clone() })),
+        ("MONOCHROME1", asked(&Ct { photometric: "MONOCHROME1", ..ct.clone() })),
+        ("slope", asked(&Ct { slope: "2", ..ct.clone() })),
+        ("intercept", asked(&Ct { intercept: "-1000", ..ct.clone() })),
+        ("frames", frame(0)),
+        ("frame", frame(1)),
+        ("context", image_type(ImageType::L3)),
+        ("other context", image_type(ImageType::Middle)),
+        ("prompt", one_click(&ct.bytes(), 48.0, 41.0)),
+    ];
+    let mut windowed = asked(&ct);
+    windowed.image.window = window;
+    cases.push(("window", windowed));
+    let mut target = image_type(ImageType::Middle);
+    target.target = Target::Psoas;
+    cases.push(("target", target));
+    for (what, request) in cases {
+        let segmented = service.segment(request.clone()).await.unwrap();
+        assert!(!segmented.cached, "{what} must be a miss");
+        let again = Instant::now() + Duration::from_secs(30);
+        let hit = service.segment(SegmentRequest { deadline: again, ..request }).await.unwrap();
+        assert!(hit.cached, "{what} must be a hit the second time");
+    }
+}
+
+/// The disk is shared here, so that only the keys keep the answers apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_backend_or_profile_is_a_miss() {
+    let folder = tempfile::tempdir().unwrap();
+    let png = disc_png(96, 80);
+    let mut other = Options::default();
+    other.profiles.auto.min_iou = 0.01;
+    let renamed = Orders { fingerprint: Some("another"), ..Orders::default() };
+    let plain = Arc::new(Orders::default());
+    let runs = [
+        (Options::default(), Arc::clone(&plain), false),
+        (Options::default(), Arc::clone(&plain), true),
+        (other, plain, false),
+        (Options::default(), Arc::new(renamed), false),
+    ];
+    for (number, (options, orders, expected)) in runs.into_iter().enumerate() {
+        let setup = Setup { options, cache: Some(folder.path()), inbox: None };
+        let service = service(setup, move || load_obedient(&orders)).await;
+        let mut request = one_click(&png, 48.0, 40.0);
+        request.clicks.clear();
+        let segmented = service.segment(request).await.unwrap();
+        assert_eq!(segmented.cached, expected, "run {number}");
+        tokio::task::spawn_blocking(move || service.finish()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_answers_and_embeddings_come_from_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let png = disc_png(96, 80);
+    let setup = || Setup { cache: Some(folder.path()), ..Setup::default() };
+    let first = service(setup(), load_seeded).await;
+    let answer = first.segment(one_click(&png, 48.0, 40.0)).await.unwrap().answer;
+    let until = Instant::now() + Duration::from_secs(10);
+    let embedding_kind = 1;
+    while first.cache().unwrap().stats().kinds[embedding_kind].puts == 0 {
+        assert!(Instant::now() < until, "the embedding is not on disk");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::task::spawn_blocking(move || first.finish()).await.unwrap();
+    let second = service(setup(), load_seeded).await;
+    let (encodes, _) = calls(&second);
+    let hit = second.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+    assert!(hit.cached);
+    assert_eq!(hit.answer.png, answer.png);
+    let warm = second.segment(one_click(&png, 30.0, 30.0)).await.unwrap();
+    assert!(!warm.cached && warm.embedding_cached);
+    assert_eq!(calls(&second).0, encodes, "the encoder must not run after a restart");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_ask_at_once_an_image_is_encoded_once() {
+    let orders = Arc::new(Orders::default());
+    orders.encode_ms.store(100, Ordering::SeqCst);
+    let service = service(Setup::default(), move || load_obedient(&orders)).await;
+    let before = calls(&service).0;
+    let png = disc_png(96, 80);
+    let tasks: Vec<_> = (0..12)
+        .map(|i| {
+            let (service, request) = (service.clone(), one_click(&png, 40.0 + f64::from(i), 40.0));
+            tokio::spawn(async move { service.segment(request).await })
+        })
+        .collect();
+    let mut encoded = 0;
+    for task in tasks {
+        encoded += usize::from(!task.await.unwrap().unwrap().embedding_cached);
+    }
+    assert_eq!((calls(&service).0 - before, encoded), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encode_goes_on_when_its_caller_leaves() {
+    let orders = Arc::new(Orders::default());
+    orders.encode_ms.store(200, Ordering::SeqCst);
+    let service = service(Setup::default(), move || load_obedient(&orders)).await;
+    let before = calls(&service).0;
+    let png = disc_png(96, 80);
+    let left = service.segment(one_click(&png, 48.0, 40.0));
+    // Long enough for the decoder child, not for the encoder.
+    assert!(tokio::time::timeout(Duration::from_millis(120), left).await.is_err());
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let second = service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+    assert!(second.embedding_cached && !second.cached);
+    assert_eq!(calls(&service).0 - before, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_id_names_frame_and_window_and_is_unknown_when_all_is_gone() {
+    let service = usual().await;
+    let ct = Ct::default();
+    let first = service.segment(one_click(&ct.bytes(), 48.0, 40.0)).await.unwrap();
+    let by_id = |key: ImageKey, x: f64| SegmentRequest {
+        image: image(ImageSource::Known(key)),
+        ..one_click(&[], x, 40.0)
+    };
+    let key = first.image.key;
+    let hit = service.segment(by_id(key, 48.0)).await.unwrap();
+    assert!(hit.cached);
+    assert_eq!((&hit.answer.png, hit.image.clone()), (&first.answer.png, first.image));
+    assert!(service.segment(by_id(key, 20.0)).await.unwrap().embedding_cached);
+    let mut framed = by_id(key, 48.0);
+    framed.image.frame = Some(0);
+    assert!(matches!(service.segment(framed).await, Err(ServiceError::Invalid(_))));
+    let mut windowed = by_id(key, 48.0);
+    windowed.image.window =
+        Some(Window { center: 1.0, width: 2.0, function: WindowFunction::Linear });
+    assert!(matches!(service.segment(windowed).await, Err(ServiceError::Invalid(_))));
+    let unknown = by_id(ImageKey(Sum::of(b"nothing")), 48.0);
+    assert!(matches!(service.segment(unknown).await, Err(ServiceError::UnknownImage)));
+    service.clear_memory();
+    assert!(matches!(service.segment(by_id(key, 48.0)).await, Err(ServiceError::UnknownImage)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mask_is_refined_by_its_id_or_as_a_png() {
+    let service = usual().await;
+    let png = disc_png(96, 80);
+    let first = service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+    let refine =
+        |source| SegmentRequest { mask_input: Some(source), ..one_click(&png, 30.0, 30.0) };
+    let by_id = service.segment(refine(MaskSource::Answer(first.answer.key))).await.unwrap();
+    let by_png = service.segment(refine(MaskSource::Png(first.answer.png.clone()))).await.unwrap();
+    let without = service.segment(one_click(&png, 30.0, 30.0)).await.unwrap();
+    assert!(!by_id.cached && !by_png.cached && !without.cached);
+    assert_ne!(by_id.answer.png, without.answer.png, "the mask that was refined must matter");
+    let unknown = AnswerKey(Sum::of(b"nothing"));
+    let answer = service.segment(refine(MaskSource::Answer(unknown))).await;
+    assert!(matches!(answer, Err(ServiceError::UnknownMask)));
+    let small = MaskSource::Png(disc_png(9, 9).into());
+    assert!(matches!(service.segment(refine(small)).await, Err(ServiceError::Invalid(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbouring_answer_seeds_the_prompt() {
+    let service = usual().await;
+    let first = service.segment(one_click(&disc_png(96, 80), 48.0, 40.0)).await.unwrap();
+    let mut next = one_click(&Ct::default().bytes(), 0.0, 0.0);
+    next.clicks.clear();
+    next.prompt_from = Some(first.answer.key);
+    let decodes = calls(&service).1;
+    let seeded = service.segment(next.clone()).await.unwrap();
+    assert_eq!(calls(&service).1 - decodes, 1, "one definite prompt, not a grid");
+    assert!(!seeded.cached);
+    next.prompt_from = Some(AnswerKey(Sum::of(b"nothing")));
+    assert!(matches!(service.segment(next).await, Err(ServiceError::UnknownMask)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_prompt_a_grid_is_asked_or_an_honest_nothing_is_said() {
+    let mut options = Options::default();
+    options.profiles.auto.min_iou = 1.0;
+    options.profiles.auto.prompts = 20;
+    let service = service(Setup { options, ..Setup::default() }, load_seeded).await;
+    let mut request = one_click(&disc_png(96, 80), 0.0, 0.0);
+    request.clicks.clear();
+    let segmented = service.segment(request).await.unwrap();
+    let prompts = segmented.timings.prompts.unwrap();
+    assert!((1..=20).contains(&prompts), "{prompts} prompts");
+    assert_eq!(segmented.answer.confidence, 0.0);
+    assert_eq!((segmented.answer.bounding_box, &segmented.answer.annotation), (None, &None));
+    assert!(segmented.answer.warnings[0].contains("click"), "{:?}", segmented.answer.warnings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_engine_is_never_a_mask_and_after_three_failures_manual_only() {
+    let orders = Arc::new(Orders::default());
+    let told = Arc::clone(&orders);
+    let service = service(Setup::default(), move || load_obedient(&told)).await;
+    let png = disc_png(96, 80);
+    let before = service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+    orders.fail.store(true, Ordering::SeqCst);
+    for x in 1..=3 {
+        let failed = service.segment(one_click(&png, f64::from(x), 1.0)).await;
+        assert!(matches!(failed, Err(ServiceError::InferenceFailed(_))), "{failed:?}");
+    }
+    let until = Instant::now() + Duration::from_secs(5);
+    while !matches!(service.engine().state(), State::ManualOnly { .. }) {
+        assert!(Instant::now() < until, "{:?}", service.engine().state());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let refused = service.segment(one_click(&png, 9.0, 9.0)).await;
+    assert!(matches!(refused, Err(ServiceError::EngineUnavailable { .. })), "{refused:?}");
+    let health = service.health();
+    assert_eq!((health.available, health.mode), (false, "manual-only"));
+    assert!(health.reason.is_some());
+    // The engine was verified in this run: what it answered before is still right.
+    let hit = service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+    assert!(hit.cached);
+    assert_eq!(hit.answer.png, before.answer.png);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_configured_package_is_unavailable_and_not_replaced_by_another() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(crate::support::seeded()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let encoder = folder.path().join("encoder.onnx");
+    let mut bytes = std::fs::read(&encoder).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(&encoder, bytes).unwrap();
+    let options =
+        sam2d::engine::Options { path: Some(folder.path().to_owned()), ..Default::default() };
+    let reach = sam2d::service::loader::Reach { loopback_only: true };
+    let load = sam2d::service::loader::loader(options, reach, Box::new(|_: &Package, _| ()));
+    let service = service(Setup::default(), load).await;
+    let refused = service.segment(one_click(&disc_png(96, 80), 48.0, 40.0)).await;
+    assert!(matches!(refused, Err(ServiceError::EngineUnavailable { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_window_is_the_requests_then_the_contexts_then_the_files() {
+    let service = usual().await;
+    let ct = Ct::default();
+    let source = |image_type, window| {
+        let (service, ct) = (service.clone(), ct.clone());
+        async move {
+            let mut request = one_click(&ct.bytes(), 48.0, 40.0);
+            request.image.image_type = image_type;
+            request.image.window = window;
+            service.segment(request).await.unwrap().image
+        }
+    };
+    let window = Window { center: 10.0, width: 100.0, function: WindowFunction::Linear };
+    let image = source(ImageType::L3, Some(window)).await;
+    assert_eq!((image.window_source, image.window), (WindowSource::Request, Some(window)));
+    let image = source(ImageType::L3, None).await;
+    assert_eq!(image.window_source, WindowSource::Context);
+    assert_eq!(image.window.map(|w| (w.center, w.width)), Some((50.0, 300.0)));
+    let image = source(ImageType::Auto, None).await;
+    assert_eq!(image.window_source, WindowSource::File);
+    assert_eq!(image.spacing_mm, Some((0.8, 0.8)));
+    let bare = Ct { window: None, ..ct.clone() };
+    let image = service.segment(one_click(&bare.bytes(), 48.0, 40.0)).await.unwrap().image;
+    assert_eq!(image.window_source, WindowSource::MinMax);
+    let mut eight_bit = one_click(&disc_png(96, 80), 48.0, 40.0);
+    eight_bit.image.window = Some(window);
+    assert!(matches!(service.segment(eight_bit).await, Err(ServiceError::Invalid(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_must_be_named_and_exist() {
+    let service = usual().await;
+    let ct = Ct { frames: 3, ..Ct::default() };
+    let ask = |frame| {
+        let mut request = one_click(&ct.bytes(), 48.0, 40.0);
+        request.image.frame = frame;
+        service.segment(request)
+    };
+    assert!(matches!(ask(None).await, Err(ServiceError::FrameRequired { frames: 3 })));
+    let beyond = ask(Some(3)).await;
+    assert!(matches!(beyond, Err(ServiceError::FrameOutOfRange { frame: 3, frames: 3 })));
+    assert_eq!(ask(Some(2)).await.unwrap().image.frame, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inbox_is_read_by_name() {
+    let inbox = tempfile::tempdir().unwrap();
+    std::fs::write(inbox.path().join("a.png"), disc_png(96, 80)).unwrap();
+    let setup = Setup { inbox: Some(inbox.path()), ..Setup::default() };
+    let service = service(setup, load_seeded).await;
+    let named = |name: &str| SegmentRequest {
+        image: image(ImageSource::Inbox(name.to_owned())),
+        clicks: vec![click(48.0, 40.0)],
+        ..one_click(&[], 0.0, 0.0)
+    };
+    assert_eq!(service.segment(named("a.png")).await.unwrap().image.size.width, 96);
+    assert!(matches!(service.segment(named("../a.png")).await, Err(ServiceError::Invalid(_))));
+}
