@@ -1,1 +1,3 @@
-//! What an operator sees: systemd, telemetry, the doctor.
+//! What an operator sees: logs, and the words of health.
+
+pub mod telemetry;

@@ -1,0 +1,240 @@
+//! The configuration: each room's `Options`, composed, and the way values get there.
+//!
+//! Flags beat the environment, the environment beats the file, the file beats the defaults. Every
+//! key has the environment name `SAM2D_SECTION__KEY`. An unknown key is an error with its line and
+//! the nearest known name: a mistyped limit must not fall back to the default in silence.
+//!
+//! It does not open, create or check anything outside the file itself; `sam2d doctor` does.
+
+use crate::{cache, engine, http, imaging, ops, service};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Where the file is looked for when none is named.
+pub const DEFAULT_FILE: &str = "/etc/sam2d/sam2d.toml";
+
+const ENV_PREFIX: &str = "SAM2D_";
+
+/// Environment names that start alike but are no keys.
+const NOT_KEYS: [&str; 5] =
+    ["SAM2D_SHARED", "SAM2D_TOOLS", "SAM2D_SKIPS", "SAM2D_BIN", "SAM2D_SOAK"];
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen, who may ask, limits of requests.
+    pub http: http::Options,
+    /// Which engine, and how it is watched.
+    pub engine: engine::Options,
+    /// The child processes that parse images.
+    pub decoder: imaging::decoder::Options,
+    /// The disk cache.
+    pub cache: cache::Options,
+    /// Prompts, memory, clean-up, one-click profiles.
+    pub segment: service::options::Options,
+    /// Images that something else puts into a folder.
+    pub inbox: Inbox,
+    /// Logging.
+    pub log: ops::telemetry::Options,
+    /// Folders.
+    pub state: State,
+}
+
+/// `[inbox]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Inbox {
+    /// Folder under which `file:NAME` references are read; none: such references are refused.
+    pub path: Option<PathBuf>,
+}
+
+/// `[state]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct State {
+    /// What must outlive a restart (overlay of the golden image, audit, secrets). Default:
+    /// `$STATE_DIRECTORY`, else `~/.local/state/sam2d`.
+    pub path: Option<PathBuf>,
+}
+
+/// Why there is no configuration. The text names file, line and key.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file or a value in it is wrong.
+    #[error("{}{text}", path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default())]
+    Parse {
+        /// The file; none when the value came from the environment.
+        path: Option<PathBuf>,
+        /// Line, key, suggestion.
+        text: String,
+    },
+    /// Values that parse but make no sense together.
+    #[error("{}", faults.join("\n"))]
+    Faults {
+        /// One sentence each.
+        faults: Vec<String>,
+    },
+}
+
+impl Config {
+    /// Reads file (if any) and environment. `environment` is usually [`std::env::vars`].
+    ///
+    /// # Errors
+    /// Any [`ConfigError`]; all faults of values are collected in one.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut table = match file {
+            None => toml::Table::new(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+                // Once for itself: only here an error knows its line.
+                Self::parse(&text)
+                    .map_err(|text| ConfigError::Parse { path: Some(path.to_owned()), text })?;
+                text.parse().map_err(|error: toml::de::Error| ConfigError::Parse {
+                    path: Some(path.to_owned()),
+                    text: error.to_string(),
+                })?
+            }
+        };
+        for (name, value) in environment {
+            overlay(&mut table, &name, &value)
+                .map_err(|text| ConfigError::Parse { path: None, text })?;
+        }
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| {
+            ConfigError::Parse { path: None, text: explain(&error) }
+        })?;
+        Ok(config)
+    }
+
+    /// Reads a file's text.
+    ///
+    /// # Errors
+    /// Line, key and suggestion, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            let line = error.span().map(|span| {
+                1 + text.bytes().take(span.start).filter(|&byte| byte == b'\n').count()
+            });
+            let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            format!("{place}{}", explain(&error))
+        })
+    }
+
+    /// Values that parse but make no sense together.
+    ///
+    /// # Errors
+    /// [`ConfigError::Faults`] with a sentence for each.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let mut faults = self.http.faults();
+        faults.extend(self.engine.faults());
+        faults.extend(self.segment.faults());
+        if faults.is_empty() { Ok(()) } else { Err(ConfigError::Faults { faults }) }
+    }
+
+    /// Folder for state: configured, systemd's, or the user's own.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        let own = || home(".local/state/sam2d");
+        self.state.path.clone().or_else(|| systemd_dir("STATE_DIRECTORY")).unwrap_or_else(own)
+    }
+}
+
+/// systemd gives a colon-separated list; ours has one folder.
+fn systemd_dir(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name)?;
+    std::env::split_paths(&value).next().filter(|path| path.is_absolute())
+}
+
+fn home(below: &str) -> PathBuf {
+    std::env::home_dir().unwrap_or_else(|| PathBuf::from("/var/tmp/sam2d")).join(below)
+}
+
+/// Puts the value of `SAM2D_SECTION__KEY` (deeper: `SAM2D_SECTION__PART__KEY`) into the table.
+fn overlay(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
+    let Some(path) = name.strip_prefix(ENV_PREFIX).filter(|_| !NOT_KEYS.contains(&name)) else {
+        return Ok(());
+    };
+    let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+    let [sections @ .., key] = keys.as_slice() else { return Ok(()) };
+    if sections.is_empty() {
+        return Err(format!("{name}: environment keys are SAM2D_SECTION__KEY"));
+    }
+    let mut place = table;
+    for section in sections {
+        let entry = place.entry(section.clone()).or_insert_with(|| toml::Table::new().into());
+        place =
+            entry.as_table_mut().ok_or_else(|| format!("{name}: {section} is not a section"))?;
+    }
+    // A number, a list or a truth value as TOML has them; anything else is text.
+    let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
+    place.insert(key.clone(), parsed.unwrap_or_else(|| value.into()));
+    Ok(())
+}
+
+/// serde's words and, for an unknown key, the nearest known one.
+fn explain(error: &toml::de::Error) -> String {
+    let message = error.message();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let nearest = || {
+        let unknown = message.starts_with("unknown field").then(|| quoted.next())??;
+        let known = quoted.map(|name| (strsim::jaro_winkler(unknown, name), name));
+        known.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.75)
+    };
+    match nearest() {
+        Some((_, name)) => format!("{message}; did you mean `{name}`?"),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+        let error =
+            Config::parse("[http]\nrequest_timeout_s = 9\nmax_bodybytes = 3\n").unwrap_err();
+        assert!(error.starts_with("line 3: unknown field `max_bodybytes`"), "{error}");
+        assert!(error.ends_with("did you mean `max_body_bytes`?"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_beats_the_file_and_is_checked_like_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sam2d.toml");
+        std::fs::write(&file, "[http]\nrequest_timeout_s = 9\nmax_headers = 7\n").unwrap();
+        let given = env(&[
+            ("SAM2D_HTTP__REQUEST_TIMEOUT_S", "11"),
+            ("SAM2D_INBOX__PATH", "/srv/in box"),
+            ("SAM2D_SHARED", "elsewhere"),
+            ("HOME", "/"),
+        ]);
+        let config = Config::load(Some(&file), given).unwrap();
+        assert_eq!((config.http.request_timeout_s, config.http.max_headers), (11, 7));
+        assert_eq!(config.inbox.path.as_deref(), Some(Path::new("/srv/in box")));
+        let error = Config::load(None, env(&[("SAM2D_HTTP__LISTN", "1")])).unwrap_err();
+        assert!(error.to_string().contains("did you mean `listen`?"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = Config::load(Some(Path::new("/nowhere/sam2d.toml")), []).unwrap_err();
+        assert!(error.to_string().starts_with("/nowhere/sam2d.toml: "));
+    }
+}
