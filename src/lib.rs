@@ -7,7 +7,10 @@
 //! Imports flow one way, `main → app → {cli, http, ops} → service → {engine, cache, imaging} →
 //! domain`; siblings don't know each other. A test holds it.
 
+pub mod app;
 pub mod cache;
+pub mod cli;
+pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod http;

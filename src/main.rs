@@ -1,7 +1,43 @@
-//! Arguments and exit codes.
+//! Arguments and exit codes; everything else is the library's.
 
-fn main() {
-    if std::env::args().nth(1).as_deref() == Some("decode-child") {
-        sam2d::imaging::decoder::child::main();
+use clap::{CommandFactory, Parser};
+use sam2d::cli::{Cli, Command};
+use sam2d::{app, cli, imaging};
+use std::process::ExitCode;
+
+/// sysexits.h EX_CONFIG, which systemd shows by name.
+const EX_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => match args.load() {
+            Ok(config) => app::serve(config),
+            Err(error) => failed(EX_CONFIG, &error),
+        },
+        Command::Segment(args) => app::segment(args),
+        Command::Engine(command) => app::engine(command),
+        Command::Health(args) => app::health(args),
+        Command::CheckConfig(args) => match cli::check_config::run(args) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(EX_CONFIG, &error),
+        },
+        Command::Openapi => {
+            print!("{}", app::openapi());
+            ExitCode::SUCCESS
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sam2d", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::DecodeChild => imaging::decoder::child::main(),
     }
+}
+
+fn failed(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("sam2d: {error}");
+    ExitCode::from(code)
 }
