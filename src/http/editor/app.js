@@ -14,7 +14,7 @@ import { apply, choose, current, number, t } from './i18n.js';
 import { Keys } from './keys.js';
 import { Panel } from './panel.js';
 import { PictureError, Pictures } from './picture.js';
-import { failureTitle, Segmenter } from './segment.js';
+import { failureDetail, failureTitle, Segmenter } from './segment.js';
 import { droppedFiles, openSeries } from './series.js';
 import { Editor } from './state.js';
 import { Tools } from './tools.js';
@@ -426,7 +426,7 @@ async function exporting(what, make) {
     toast('good', t('exported', { name }));
   } catch (error) {
     if (!(error instanceof Sam2Error)) throw error;
-    toast('bad', `${t('exportFailed')}: ${error.code === 'not_acceptable' ? t('segMissing') : failureTitle(error)} ${error.detail}`);
+    toast('bad', `${t('exportFailed')}: ${error.code === 'not_acceptable' ? t('segMissing') : failureTitle(error)} ${failureDetail(error)}`);
     panel.refresh();
   }
 }

@@ -48,6 +48,8 @@ export class View {
     /** @type {Path2D | null} */
     this.outline = null;
     this.drawing = 0;
+    /** Lines and marks grow with the page's letters, so that they show on large screens. */
+    this.unit = 1;
     this.onMoved = () => {};
     new ResizeObserver(() => this.resize()).observe(root);
   }
@@ -184,6 +186,7 @@ export class View {
   }
 
   resize() {
+    this.unit = Math.max(1, parseFloat(getComputedStyle(document.documentElement).fontSize) / 14);
     const ratio = window.devicePixelRatio || 1;
     this.overlay.width = Math.round(this.root.clientWidth * ratio);
     this.overlay.height = Math.round(this.root.clientHeight * ratio);
@@ -231,7 +234,7 @@ export class View {
     const path = new Path2D();
     path.addPath(this.outline, new DOMMatrix([this.scale, 0, 0, this.scale * this.aspect, this.offset.x, this.offset.y]));
     pen.lineJoin = 'round';
-    stroke(pen, path, `rgb(${MASK_RGB.join(' ')})`, 1.5, []);
+    this.stroke(pen, path, `rgb(${MASK_RGB.join(' ')})`, 1.5, []);
   }
 
   /** The L3 mark: the rectangle that the annotation will be. @param {CanvasRenderingContext2D} pen */
@@ -251,27 +254,28 @@ export class View {
     const b = this.fromImage({ x: box.x + box.width, y: box.y + box.height });
     const path = new Path2D();
     path.rect(a.x, a.y, b.x - a.x, b.y - a.y);
-    stroke(pen, path, colour, 1.5, dash);
+    this.stroke(pen, path, colour, 1.5, dash);
   }
 
   /** @param {CanvasRenderingContext2D} pen @param {{x: number, y: number, label: 0 | 1}} click */
   drawClick(pen, { x, y, label }) {
     // A click names a pixel; its mark sits on the pixel's middle. Sign and shape tell as much as the colour.
     const at = this.fromImage({ x: x + 0.5, y: y + 0.5 });
+    const size = 7 * this.unit;
     pen.beginPath();
-    pen.arc(at.x, at.y, 7, 0, 2 * Math.PI);
+    pen.arc(at.x, at.y, size, 0, 2 * Math.PI);
     pen.fillStyle = label ? '#0c8f4a' : '#c62828';
     pen.fill();
-    pen.lineWidth = 1.5;
+    pen.lineWidth = 1.5 * this.unit;
     pen.strokeStyle = '#ffffff';
     pen.setLineDash([]);
     pen.stroke();
     pen.beginPath();
-    pen.moveTo(at.x - 3.5, at.y);
-    pen.lineTo(at.x + 3.5, at.y);
+    pen.moveTo(at.x - size / 2, at.y);
+    pen.lineTo(at.x + size / 2, at.y);
     if (label) {
-      pen.moveTo(at.x, at.y - 3.5);
-      pen.lineTo(at.x, at.y + 3.5);
+      pen.moveTo(at.x, at.y - size / 2);
+      pen.lineTo(at.x, at.y + size / 2);
     }
     pen.stroke();
   }
@@ -287,7 +291,7 @@ export class View {
         if (i) path.lineTo(at.x, at.y);
         else path.moveTo(at.x, at.y);
       });
-      stroke(pen, path, '#ffffff', 1.5, []);
+      this.stroke(pen, path, '#ffffff', 1.5, []);
       for (const point of polygon) {
         const at = this.fromImage(point);
         pen.fillStyle = '#ffffff';
@@ -298,7 +302,7 @@ export class View {
       const at = this.fromImage(pointer);
       const path = new Path2D();
       path.ellipse(at.x, at.y, Math.max(2, (brush / 2) * this.scale), Math.max(2, (brush / 2) * this.scale * this.aspect), 0, 0, 2 * Math.PI);
-      stroke(pen, path, '#ffffff', 1.2, []);
+      this.stroke(pen, path, '#ffffff', 1.2, []);
     }
     if (crosshair) {
       const at = this.fromImage({ x: crosshair.x + 0.5, y: crosshair.y + 0.5 });
@@ -307,8 +311,27 @@ export class View {
         path.moveTo(at.x + 5 * dx, at.y + 5 * dy);
         path.lineTo(at.x + 18 * dx, at.y + 18 * dy);
       }
-      stroke(pen, path, '#ffe08a', 2, []);
+      this.stroke(pen, path, '#ffe08a', 2, []);
     }
+  }
+
+  /**
+   * A line that shows on bone and on air: dark under light.
+   * @param {CanvasRenderingContext2D} pen
+   * @param {Path2D} path
+   * @param {string} colour
+   * @param {number} width
+   * @param {number[]} dash
+   */
+  stroke(pen, path, colour, width, dash) {
+    pen.setLineDash([]);
+    pen.lineWidth = (width + 2) * this.unit;
+    pen.strokeStyle = '#000000a0';
+    pen.stroke(path);
+    pen.setLineDash(dash.map((length) => length * this.unit));
+    pen.lineWidth = width * this.unit;
+    pen.strokeStyle = colour;
+    pen.stroke(path);
   }
 }
 
@@ -320,25 +343,6 @@ export function pathOf(rings) {
     path.closePath();
   }
   return path;
-}
-
-/**
- * A line that shows on bone and on air: dark under light.
- * @param {CanvasRenderingContext2D} pen
- * @param {Path2D} path
- * @param {string} colour
- * @param {number} width
- * @param {number[]} dash
- */
-function stroke(pen, path, colour, width, dash) {
-  pen.setLineDash([]);
-  pen.lineWidth = width + 2;
-  pen.strokeStyle = '#000000a0';
-  pen.stroke(path);
-  pen.setLineDash(dash);
-  pen.lineWidth = width;
-  pen.strokeStyle = colour;
-  pen.stroke(path);
 }
 
 /**

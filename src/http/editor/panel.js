@@ -8,7 +8,7 @@ import { areaOf } from './export.js';
 import { number, t } from './i18n.js';
 import { boundingBox, isEmpty } from './mask.js';
 import { trace, signedArea } from './outline.js';
-import { failureTitle, LOW_CONFIDENCE } from './segment.js';
+import { failureDetail, failureTitle, LOW_CONFIDENCE } from './segment.js';
 
 /** @typedef {import('./state.js').Editor} Editor */
 /** @typedef {import('./state.js').Slice} Slice */
@@ -77,7 +77,7 @@ export class Panel {
     const { error } = failure;
     const requestId = 'requestId' in error && typeof error.requestId === 'string' ? error.requestId : '';
     element('failure-title', HTMLElement).textContent = failureTitle(error);
-    element('failure-detail', HTMLElement).textContent = error.detail;
+    element('failure-detail', HTMLElement).textContent = failureDetail(error);
     element('failure-id', HTMLElement).textContent = requestId ? t('requestId', { id: requestId }) : '';
     element('retry', HTMLButtonElement).disabled = this.segmenter.running !== null || !this.box.ready;
   }
@@ -108,8 +108,7 @@ export class Panel {
     /** @type {Array<[string, string]>} */
     const rows = [];
     const inPixels = t('areaPx', { px: number(px, 0) });
-    rows.push([t('area'), mm2 === null ? inPixels : `${t('areaMm', { mm: number(mm2, 0) })} · ${inPixels}`]);
-    if (mm2 === null) rows.push(['', t('noSpacing')]);
+    rows.push([t('area'), mm2 === null ? `${inPixels} · ${t('noSpacing')}` : `${t('areaMm', { mm: number(mm2, 0) })} · ${inPixels}`]);
     const box = slice.mask && boundingBox(slice.mask);
     if (box && this.editor.context === 'L3') rows.push([t('rectangle'), `${box.x}, ${box.y} · ${box.width} × ${box.height}`]);
     else if (slice.mask && box) rows.push([t('parts'), number(trace(slice.mask).filter((ring) => signedArea(ring) > 0).length, 0)]);

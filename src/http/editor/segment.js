@@ -4,10 +4,10 @@
  * Invariants:
  * 1. Manual work is replaced only by a person's word. An answer that comes after new strokes goes under them.
  * 2. An answer belongs to the slice it was asked for, also when another one is on the screen by then.
- * 3. A mask of another size than the picture is refused, never stretched.
+ * 3. A mask that is damaged, or of another size than the picture, is refused, never stretched.
  * 4. A failed or cancelled question leaves the slice as it was.
  */
-import { Sam2AbortError, Sam2Error, Sam2HttpError } from '../client.js';
+import { Sam2AbortError, Sam2Error, Sam2HttpError, Sam2TimeoutError } from '../client.js';
 import { ask, Busy, element, toast } from './dialogs.js';
 import { number, t } from './i18n.js';
 import { boundingBox, innerPoint, isEmpty, withCorrections } from './mask.js';
@@ -159,7 +159,8 @@ export class Segmenter extends EventTarget {
       await this.inOtherWords(task, request);
       answer = await this.box.segment({ ...request, ...extras });
     }
-    const grey = await decodeGrey(new Uint8Array(await (await this.box.mask(answer)).arrayBuffer()));
+    const png = new Uint8Array(await (await this.box.mask(answer)).arrayBuffer());
+    const grey = await decodeGrey(png).catch(() => null);
     if (!grey || grey.width !== slice.width || grey.height !== slice.height) throw new Sam2Error(t('failedSize'));
     return { answer, request, mask: { width: grey.width, height: grey.height, data: Uint8Array.from(grey.data, (value) => (value > 127 ? 1 : 0)) } };
   }
@@ -258,7 +259,7 @@ export class Segmenter extends EventTarget {
   /** @param {{task: Task, error: Sam2Error} | null} failure */
   fail(failure) {
     this.failure = failure;
-    if (failure) toast('bad', `${failureTitle(failure.error)}: ${failure.error.detail}`, 'answer');
+    if (failure) toast('bad', [failureTitle(failure.error), failureDetail(failure.error)].filter(Boolean).join('\n'), 'answer');
     this.dispatchEvent(new Event('change'));
   }
 
@@ -302,4 +303,14 @@ export function failureTitle(error) {
     default:
       return t('failed');
   }
+}
+
+/**
+ * The box's own words; the client's own are English and are said here in the page's language.
+ * @param {Sam2Error} error
+ */
+export function failureDetail(error) {
+  if (error.code === 'network') return '';
+  if (error instanceof Sam2TimeoutError) return t('failedTimeoutDetail', { seconds: number(error.timeoutMs / 1000, 0) });
+  return error.detail;
 }

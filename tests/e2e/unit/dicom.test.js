@@ -2,15 +2,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deflateRawSync } from 'node:zlib';
+import { BIG_ENDIAN, dicomElement as element, dicomFile, dicomWith, EXPLICIT, IMPLICIT } from '../sample.js';
 import { depthMm, directions, fullWindow, readHeader, readPixels, render } from '../../../src/http/editor/dicom.js';
 
-const EXPLICIT = '1.2.840.10008.1.2.1';
-const IMPLICIT = '1.2.840.10008.1.2';
-const BIG_ENDIAN = '1.2.840.10008.1.2.2';
 const DEFLATED = '1.2.840.10008.1.2.1.99';
 const JPEG = '1.2.840.10008.1.2.4.50';
 
-/** @typedef {[number, string, string | number | Buffer]} Element tag, VR, value */
+/** @typedef {import('../sample.js').Element} Element */
 
 /** A 3×2 CT slice, 12 bits signed, HU = 2 × stored − 1000. */
 const CT = /** @type {Element[]} */ ([
@@ -39,26 +37,13 @@ const STORED = [0, 1, -1, 2047, -2048, 500];
 /** With rubbish above the twelve bits, as old overlays left it. */
 const WORDS = STORED.map((value) => (value & 0x0fff) | 0xa000);
 
-function element(/** @type {Element} */ [tag, vr, value], explicit = true, little = true) {
-  const u16 = (/** @type {number} */ n) => (little ? [n & 255, n >> 8] : [n >> 8, n & 255]);
-  const u32 = (/** @type {number} */ n) => (little ? [...u16(n & 0xffff), ...u16(n >>> 16)] : [...u16(n >>> 16), ...u16(n & 0xffff)]);
-  let body = typeof value === 'number' ? Buffer.from(u16(value)) : Buffer.isBuffer(value) ? value : Buffer.from(value);
-  if (body.length % 2) body = Buffer.concat([body, Buffer.from(vr === 'UI' ? '\0' : ' ')]);
-  const head = [...u16(tag >>> 16), ...u16(tag & 0xffff)];
-  if (!explicit) return Buffer.concat([Buffer.from([...head, ...u32(body.length)]), body]);
-  const long = ['OW', 'OB', 'SQ', 'UN'].includes(vr);
-  return Buffer.concat([Buffer.from([...head, ...Buffer.from(vr), ...(long ? [0, 0, ...u32(body.length)] : u16(body.length))]), body]);
-}
-
 function dicom(/** @type {Element[]} */ elements, syntax = EXPLICIT) {
-  const little = syntax !== BIG_ENDIAN;
   const pixels = Buffer.alloc(WORDS.length * 2);
-  WORDS.forEach((word, i) => (little ? pixels.writeUInt16LE(word, 2 * i) : pixels.writeUInt16BE(word, 2 * i)));
-  const sorted = [...elements, /** @type {Element} */ ([0x7fe00010, 'OW', pixels])].sort((a, b) => a[0] - b[0]);
-  let data = Buffer.concat(sorted.map((one) => element(one, syntax !== IMPLICIT, little)));
-  if (syntax === DEFLATED) data = deflateRawSync(data);
-  const meta = element([0x00020010, 'UI', syntax]);
-  return new Blob([Buffer.alloc(128), 'DICM', meta, data]);
+  WORDS.forEach((word, i) => (syntax === BIG_ENDIAN ? pixels.writeUInt16BE(word, 2 * i) : pixels.writeUInt16LE(word, 2 * i)));
+  const all = /** @type {Element[]} */ ([...elements, [0x7fe00010, 'OW', pixels]]);
+  if (syntax !== DEFLATED) return new Blob([dicomFile(all, syntax)]);
+  const data = Buffer.concat(all.sort((a, b) => a[0] - b[0]).map((one) => element(one)));
+  return new Blob([dicomWith(deflateRawSync(data), DEFLATED)]);
 }
 
 const without = (/** @type {number[]} */ ...tags) => CT.filter(([tag]) => !tags.includes(tag));

@@ -1,0 +1,195 @@
+/**
+ * @file How the editor looks and reads: axe, small and large screens, light and dark, and pictures to look at.
+ *
+ * With `PICTURES=1` and the data pack, the user guide's pictures are written anew to docs/pictures.
+ */
+import assert from 'node:assert/strict';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { Daemon, hasBinary } from './daemon.js';
+import { EditorPage, hasChromium, launch } from './page.js';
+import { goldenCt, goldenPng, hasShared, LEFT_ELLIPSE, sagittalPng, shared } from './sample.js';
+
+const skip = !hasBinary ? 'no daemon binary (SAM2D_BIN)' : !hasChromium ? 'no Chromium (SAM2D_CHROMIUM)' : false;
+const options = { skip, timeout: 180000 };
+const axeSource = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const pictures = join(dirname(fileURLToPath(import.meta.url)), '../../docs/pictures');
+
+/** @type {import('playwright-core').Browser} */
+let browser;
+/** @type {Daemon} */
+let daemon;
+before(async () => {
+  if (!skip) [browser, daemon] = await Promise.all([launch(), Daemon.start()]);
+});
+after(async () => {
+  await browser?.close();
+  await daemon?.stop();
+});
+
+/** axe's serious and critical findings, in words. */
+async function findings(/** @type {EditorPage} */ editor) {
+  const result = await editor.page.evaluate(() => /** @type {any} */ (window).axe.run(document, { resultTypes: ['violations'] }));
+  return result.violations
+    .filter((/** @type {any} */ one) => one.impact === 'serious' || one.impact === 'critical')
+    .map((/** @type {any} */ one) => `${one.id}: ${one.nodes.map((/** @type {any} */ node) => `${node.target} ${node.failureSummary}`).join('; ')}`);
+}
+
+for (const colorScheme of /** @type {const} */ (['dark', 'light'])) {
+  for (const locale of ['en-GB', 'zh-CN']) {
+    test(`axe finds nothing serious: ${colorScheme}, ${locale}`, options, async () => {
+      // The page's policy would refuse axe as it refuses everybody; the browser brings it in past the policy.
+      const editor = await EditorPage.open(browser, daemon.url, { colorScheme, locale, bypassCSP: true });
+      const { page } = editor;
+      try {
+        await editor.ready();
+        await page.addScriptTag({ content: axeSource });
+        assert.deepEqual(await findings(editor), [], 'empty');
+        await editor.context('middle');
+        await editor.openFiles(await goldenCt({ instance: 1 }), await goldenCt({ instance: 2 }));
+        await editor.click(LEFT_ELLIPSE);
+        const toast = page.locator('.toast').first();
+        await toast.waitFor();
+        assert.deepEqual(await findings(editor), [], 'with a mask');
+        await page.click('#help');
+        assert.deepEqual(await findings(editor), [], 'help');
+        await page.click('#help-close');
+        await editor.tool('brush');
+        await editor.click({ x: 20, y: 20 });
+        await page.click('#one-click');
+        await page.locator('#ask[open]').waitFor();
+        assert.deepEqual(await findings(editor), [], 'question');
+        await page.keyboard.press('Escape');
+        await page.route('**/sam2', (route) => route.fulfill({ status: 400, contentType: 'application/problem+json', body: '{"code":"invalid_request","detail":"box: it is empty"}' }));
+        await page.keyboard.press('Control+z');
+        await page.click('#one-click');
+        await page.locator('#failure').waitFor();
+        assert.deepEqual(await findings(editor), [], 'failure');
+      } finally {
+        await editor.close();
+      }
+    });
+  }
+}
+
+for (const [width, height] of [[1280, 720], [1920, 1080], [3840, 2160]]) {
+  test(`everything fits ${width}×${height}, in both languages`, options, async () => {
+    for (const locale of ['en-GB', 'zh-CN']) {
+      const editor = await EditorPage.open(browser, daemon.url, { viewport: { width, height }, locale });
+      const { page } = editor;
+      try {
+        await editor.ready();
+        await editor.context('middle');
+        await editor.openFiles(await goldenCt({ instance: 1 }), await goldenCt({ instance: 2 }));
+        await editor.click(LEFT_ELLIPSE);
+        await editor.answered();
+        const outside = await page.evaluate(() => {
+          const bad = [];
+          for (const control of document.querySelectorAll('button, select, input:not([type=file]), h1, .not-diagnostic')) {
+            if (!(control instanceof HTMLElement) || control.closest('dialog') || !control.checkVisibility()) continue;
+            const box = control.getBoundingClientRect();
+            const panel = control.closest('.panel');
+            // The panel may scroll down, but nothing may stick out sideways or be cut.
+            const fits = box.left >= 0 && box.right <= innerWidth + 0.5 && box.top >= 0 && (panel || box.bottom <= innerHeight + 0.5);
+            const whole = control.scrollWidth <= control.clientWidth + 2 || control instanceof HTMLInputElement;
+            if (!fits || !whole) bad.push(`${control.id || control.className || control.tagName} ${Math.round(box.left)}..${Math.round(box.right)} ${Math.round(box.top)}..${Math.round(box.bottom)}`);
+          }
+          const rail = /** @type {HTMLElement} */ (document.querySelector('.rail'));
+          if (rail.scrollHeight > rail.clientHeight) bad.push(`tools scroll: ${rail.scrollHeight} > ${rail.clientHeight}`);
+          if (document.documentElement.scrollWidth > innerWidth) bad.push('the page scrolls sideways');
+          return bad;
+        });
+        assert.deepEqual(outside, []);
+        const stage = await page.locator('#view').boundingBox();
+        assert.ok(stage && stage.width * stage.height > 0.55 * width * height, `the picture gets ${stage?.width} × ${stage?.height}`);
+        await editor.shot(`${width} ${locale.slice(0, 2)}`);
+      } finally {
+        await editor.close();
+      }
+    }
+  });
+}
+
+test('the theme follows the workstation and stays as chosen', options, async () => {
+  const editor = await EditorPage.open(browser, daemon.url, { colorScheme: 'light' });
+  const { page } = editor;
+  try {
+    const theme = () => page.getAttribute('html', 'data-theme');
+    assert.equal(await theme(), 'light');
+    const light = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    await page.click('#theme');
+    assert.equal(await theme(), 'dark');
+    assert.notEqual(await page.evaluate(() => getComputedStyle(document.body).backgroundColor), light);
+    await page.reload();
+    assert.equal(await theme(), 'dark');
+    assert.deepEqual(editor.complaints, []);
+  } finally {
+    await editor.close();
+  }
+});
+
+test('pictures of real slices, to be looked at', { ...options, skip: skip || (!hasShared && 'no data pack (SAM2D_SHARED)') }, async () => {
+  const picture = async (/** @type {EditorPage} */ editor, /** @type {string} */ name) => {
+    await editor.shot(`guide ${name}`);
+    if (!process.env.PICTURES) return;
+    mkdirSync(pictures, { recursive: true });
+    await editor.page.screenshot({ path: join(pictures, `${name}.png`) });
+  };
+  const editor = await EditorPage.open(browser, daemon.url, { colorScheme: 'dark' });
+  const { page } = editor;
+  try {
+    await editor.ready();
+    await picture(editor, 'empty');
+    await editor.openFiles(await sagittalPng());
+    await editor.prepared();
+    await picture(editor, 'l3-open');
+    await editor.drag(vertebra());
+    await page.locator('.toast').waitFor();
+    await picture(editor, 'l3-box');
+    await page.click('#clear');
+    await editor.context('middle');
+    const slice = join(shared, 'data/ct-x4/ts-example-L3-z071-x4.dcm');
+    await page.setInputFiles('#files', slice);
+    await page.locator('#ask[open]').waitFor({ timeout: 700 }).then(() => page.click('[data-answer="discard"]'), () => {});
+    await editor.shown();
+    await editor.click({ x: 205, y: 300 });
+    await editor.answered();
+    await editor.click({ x: 300, y: 300 });
+    await page.locator('.toast').waitFor();
+    await picture(editor, 'middle-clicks');
+    await editor.answered();
+    await editor.tool('brush');
+    const over = await editor.at({ x: 240, y: 250 });
+    await editor.drag([{ x: 220, y: 260 }, { x: 225, y: 245 }]);
+    await page.mouse.move(over.x, over.y);
+    await picture(editor, 'brush');
+    await page.click('#one-click');
+    await page.locator('#ask[open]').waitFor();
+    await picture(editor, 'replace');
+    await page.keyboard.press('Escape');
+    await page.click('#help');
+    await picture(editor, 'help');
+  } finally {
+    await editor.close();
+  }
+});
+
+/** The box a person would draw round the third lumbar vertebra of the data pack's mid-sagittal picture. */
+function vertebra() {
+  return [{ x: 146, y: 103 }, { x: 190, y: 136 }];
+}
+
+test('an 8-bit picture of colour is shown as it is', options, async () => {
+  const editor = await EditorPage.open(browser, daemon.url);
+  try {
+    await editor.openFiles(goldenPng());
+    const text = await editor.page.textContent('#corner-window');
+    assert.equal(text, 'An 8-bit picture is shown as it is.');
+    assert.equal(await editor.page.isVisible('#window-card'), false);
+  } finally {
+    await editor.close();
+  }
+});
