@@ -5,10 +5,10 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { decodeGrey } from '../../src/http/editor/png.js';
 import { Daemon, hasBinary } from './daemon.js';
-import { EditorPage, hasChromium, launch } from './page.js';
+import { EditorPage, hasChromium, launch, skipped } from './page.js';
 import { goldenCt, goldenPng, LEFT_ELLIPSE, RIGHT_ELLIPSE } from './sample.js';
 
-const skip = !hasBinary ? 'no daemon binary (SAM2D_BIN)' : !hasChromium ? 'no Chromium (SAM2D_CHROMIUM)' : false;
+const skip = skipped(!hasBinary ? 'no daemon binary (SAM2D_BIN)' : !hasChromium ? 'no Chromium (SAM2D_CHROMIUM)' : '');
 /** Between the parts of the golden picture: nothing is there. */
 const NOWHERE = { x: 20, y: 20 };
 

@@ -10,10 +10,10 @@ import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { Daemon, hasBinary } from './daemon.js';
-import { EditorPage, hasChromium, launch } from './page.js';
+import { EditorPage, hasChromium, launch, skipped } from './page.js';
 import { goldenCt, goldenPng, hasShared, LEFT_ELLIPSE, sagittalPng, shared } from './sample.js';
 
-const skip = !hasBinary ? 'no daemon binary (SAM2D_BIN)' : !hasChromium ? 'no Chromium (SAM2D_CHROMIUM)' : false;
+const skip = skipped(!hasBinary ? 'no daemon binary (SAM2D_BIN)' : !hasChromium ? 'no Chromium (SAM2D_CHROMIUM)' : '');
 const options = { skip, timeout: 180000 };
 const axeSource = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const pictures = join(dirname(fileURLToPath(import.meta.url)), '../../docs/pictures');
@@ -131,7 +131,7 @@ test('the theme follows the workstation and stays as chosen', options, async () 
   }
 });
 
-test('pictures of real slices, to be looked at', { ...options, skip: skip || (!hasShared && 'no data pack (SAM2D_SHARED)') }, async () => {
+test('pictures of real slices, to be looked at', { ...options, skip: skip || (hasShared ? false : 'no data pack (SAM2D_SHARED)') }, async () => {
   const picture = async (/** @type {EditorPage} */ editor, /** @type {string} */ name) => {
     await editor.shot(`guide ${name}`);
     if (!process.env.PICTURES) return;

@@ -4,7 +4,7 @@
  * Everything goes through the page as a person would; only the mask canvas is read directly, because no eye can
  * compare pixels. Every request and every console line is kept, so that a test can say what must not have happened.
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
@@ -14,6 +14,15 @@ export const chromiumPath = process.env.SAM2D_CHROMIUM ?? '/usr/bin/chromium';
 export const hasChromium = existsSync(chromiumPath);
 /** Where pictures of the page go, to be looked at. */
 export const shots = process.env.SAM2D_SHOTS ?? join(here, 'shots');
+
+/**
+ * The reason why tests are skipped, told to `./test` as well; false when there is none.
+ * @param {string} reason
+ */
+export function skipped(reason) {
+  if (reason && process.env.SAM2D_SKIPS) appendFileSync(process.env.SAM2D_SKIPS, `e2e: ${reason}\n`);
+  return reason || false;
+}
 
 export function launch() {
   // Root, as in containers, has no use for the sandbox; everyone else keeps it.

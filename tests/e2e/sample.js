@@ -126,6 +126,7 @@ export function dicomElement([tag, vr, value], explicit = true, little = true) {
  */
 export async function sagittalPng() {
   const folder = join(shared, 'data/volumes/ts-example-3mm');
+  /** @type {Array<{z: number, values: number[]}>} */
   const columns = [];
   for (const name of readdirSync(folder).filter((one) => one.endsWith('.dcm')).sort()) {
     const file = new Blob([readFileSync(join(folder, name))]);
@@ -133,7 +134,7 @@ export async function sagittalPng() {
     const pixels = header && (await readPixels(file, header, 0));
     if (!header || !pixels) throw new Error(`${name} cannot be read`);
     const x = Math.round(header.width / 2);
-    columns.push({ z: header.position[2], spacing: header.spacingMm?.row ?? 1, values: Array.from({ length: header.height }, (_, y) => pixels.values[y * header.width + x] * pixels.slope + pixels.intercept) });
+    columns.push({ z: header.position[2], values: Array.from({ length: header.height }, (_, y) => pixels.values[y * header.width + x] * pixels.slope + pixels.intercept) });
   }
   columns.sort((a, b) => b.z - a.z);
   // Three times finer both ways, linear: 3 mm voxels would show as bricks.

@@ -5,10 +5,10 @@ import assert from 'node:assert/strict';
 import { createServer, request as forward } from 'node:http';
 import { after, before, test } from 'node:test';
 import { Daemon, hasBinary } from './daemon.js';
-import { EditorPage, hasChromium, launch } from './page.js';
+import { EditorPage, hasChromium, launch, skipped } from './page.js';
 import { goldenCt, goldenPng, LEFT_ELLIPSE } from './sample.js';
 
-const skip = !hasBinary ? 'no daemon binary (SAM2D_BIN)' : !hasChromium ? 'no Chromium (SAM2D_CHROMIUM)' : false;
+const skip = skipped(!hasBinary ? 'no daemon binary (SAM2D_BIN)' : !hasChromium ? 'no Chromium (SAM2D_CHROMIUM)' : '');
 const options = { skip, timeout: 120000 };
 
 /** @type {import('playwright-core').Browser} */

@@ -26,6 +26,8 @@ function check(/** @type {string[]} */ args) {
 
 test('the page and the client pass the type checker', () => check(['-p', 'tsconfig.json']));
 
+test('the tests themselves pass it too', () => check(['-p', 'tsconfig.tests.json']));
+
 test('client.d.ts is what the source of client.js says', () => {
   const out = mkdtempSync(join(tmpdir(), 'sam2d-types-'));
   try {

@@ -5,6 +5,7 @@
  * is tested against the daemon itself, in tests/e2e.
  */
 import assert from 'node:assert/strict';
+import { File } from 'node:buffer';
 import { createServer } from 'node:http';
 import { after, afterEach, before, test } from 'node:test';
 import {
@@ -116,7 +117,8 @@ test('every field of the contract travels under its own name', async () => {
 
 test('the name of the picked file stays on the workstation', async () => {
   script = [answers(ANSWER)];
-  await sam2Segment({ image: new File([new Uint8Array([1])], 'DOE^JANE.dcm') });
+  const file = /** @type {any} */ (new File([new Uint8Array([1])], 'DOE^JANE.dcm'));
+  await sam2Segment({ image: file });
   assert.doesNotMatch(seen[0].body, /DOE/);
 });
 

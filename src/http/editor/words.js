@@ -114,7 +114,7 @@ export const words = {
   area: ['Area', '面积'],
   areaPx: ['{px} px', '{px} 像素'],
   areaMm: ['{mm} mm²', '{mm} mm²'],
-  noSpacing: ['no spacing, no mm²', '无像素间距'],
+  noSpacing: ['no spacing', '无像素间距'],
   rectangle: ['Rectangle', '矩形'],
   parts: ['Parts', '区域数'],
   clicks: ['{plus} in, {minus} out', '{plus} 正点，{minus} 负点'],
