@@ -12,7 +12,7 @@ import { checkSam2Health, configure, sam2DicomSegmentation, sam2Embed, sam2Mask,
 /** @typedef {import('./state.js').Context} Context */
 /** @typedef {import('./dicom.js').Window} Window */
 /** @typedef {import('../client.js').Sam2SegmentRequest} Sam2SegmentRequest */
-/** @typedef {{kind: 'unknown' | 'ready' | 'manual' | 'down', reason: string, model: string, demonstration: boolean}} BoxState */
+/** @typedef {{kind: 'unknown' | 'ready' | 'manual' | 'down', reason: string, model: string, demonstration: boolean, warnings: string[]}} BoxState */
 
 const TOKEN_KEY = 'sam2d.token';
 const WATCH_READY_MS = 15000;
@@ -25,14 +25,16 @@ export class Box extends EventTarget {
     super();
     this.askToken = askToken;
     /** @type {BoxState} */
-    this.state = { kind: 'unknown', reason: '', model: '', demonstration: false };
+    this.state = { kind: 'unknown', reason: '', model: '', demonstration: false, warnings: [] };
     this.canPreview = true;
     this.canSegment = true;
     /** @type {Promise<string | null> | null} one question at a time, however many requests met a 401 */
     this.asking = null;
     /** The box wants a token that this tab has not got. */
     this.needsToken = false;
-    configure({ token: () => sessionStorage.getItem(TOKEN_KEY) });
+    // Where this page is, the box is: a proxy may have put both below a path.
+    const baseUrl = location.pathname.replace(/\/[^/]*$/, '');
+    configure({ baseUrl, token: () => sessionStorage.getItem(TOKEN_KEY) });
   }
 
   get ready() {
@@ -71,6 +73,7 @@ export class Box extends EventTarget {
       reason: health.reason ?? '',
       model: health.model?.name ?? '',
       demonstration: health.model?.intended_use === 'demonstration',
+      warnings: health.warnings ?? [],
     });
   }
 

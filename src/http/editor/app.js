@@ -84,6 +84,8 @@ let embedding = new AbortController();
 let madeHere = false;
 /** @type {'' | 'asking' | 'ready'} */
 let prepared = '';
+/** Of what the box was last asked to prepare. */
+let preparedKey = '';
 
 start();
 
@@ -162,17 +164,23 @@ async function show() {
   }
 }
 
-/** @param {Slice} slice */
+/**
+ * Asks for the slice's embedding, once: another window on the screen is no other slice to the box.
+ * @param {Slice} slice
+ */
 function prepare(slice) {
+  const window = editor.useWindow ? (editor.windowOf(slice) ?? undefined) : undefined;
+  const key = JSON.stringify([editor.slices.indexOf(slice), editor.context, window]);
+  if (key === preparedKey && prepared !== '') return;
   embedding.abort();
   const { signal } = (embedding = new AbortController());
   prepared = '';
+  preparedKey = key;
   setTimeout(async () => {
     if (signal.aborted || !box.ready) return;
     prepared = 'asking';
     corners();
     try {
-      const window = editor.useWindow ? (editor.windowOf(slice) ?? undefined) : undefined;
       await box.embed(slice, editor.context, window, signal);
       if (!signal.aborted) prepared = 'ready';
     } catch (error) {
@@ -187,6 +195,8 @@ function prepare(slice) {
 function boxChanged() {
   panel.refresh();
   const { slice } = editor;
+  // A box that comes back may have forgotten what it had prepared.
+  if (!box.ready) prepared = '';
   if (!slice || !box.ready) return;
   // The box came back: what it could not show or prepare before, it may now.
   if (!panel.shown || madeHere) void show();
@@ -406,6 +416,7 @@ async function open(files) {
   editor.slices = slices;
   editor.index = 0;
   editor.window = null;
+  prepared = '';
   editor.changed('series');
 }
 

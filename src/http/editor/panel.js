@@ -40,7 +40,7 @@ export class Panel {
   }
 
   boxState() {
-    const { kind, reason, model, demonstration } = this.box.state;
+    const { kind, reason, model, demonstration, warnings } = this.box.state;
     const token = this.box.needsToken && kind !== 'down';
     const state = element('box-state', HTMLElement);
     state.dataset.kind = token ? 'token' : kind;
@@ -51,6 +51,9 @@ export class Panel {
     banner.hidden = kind !== 'manual' && kind !== 'down';
     banner.textContent = kind === 'down' ? t('bannerDown') : kind === 'manual' ? t('bannerManual', { reason: sentence(reason) }) : '';
     element('demonstration', HTMLElement).hidden = !demonstration;
+    // That it is a demonstration is said above, in the page's language.
+    const others = warnings.filter((warning) => !/demonstration/i.test(warning));
+    element('box-warnings', HTMLElement).replaceChildren(...others.map((warning) => item('li', warning)));
   }
 
   oneClick() {
