@@ -5,6 +5,8 @@ pub(crate) mod components;
 pub mod decode;
 pub mod decoder;
 mod dicom;
+mod jpeg;
+mod jpeg_ls;
 mod levels;
 pub mod outline;
 pub mod overlay;

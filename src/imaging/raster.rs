@@ -8,9 +8,10 @@
 //!    high bytes, as libpng's strip-16 and Pillow do.
 
 use super::decode::{DecodeError, Limits, choose_frame};
+use super::jpeg;
 use crate::domain::slice::{Format, Samples, Size, Slice, SliceInfo, Voi};
 use bytes::Bytes;
-use image::codecs::{jpeg::JpegDecoder, png::PngDecoder};
+use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, RgbImage};
 use std::io::Cursor;
@@ -33,7 +34,7 @@ pub(super) fn png(bytes: &[u8], frame: Option<u32>, limits: &Limits) -> Result<S
     finish("PNG", Format::Png, decoder, limits)
 }
 
-/// Decodes a JPEG, 8 bits, grey, colour or CMYK.
+/// Decodes a JPEG, grey, colour or CMYK; more than 8 bits are scaled to 8.
 ///
 /// # Errors
 /// As [`png`].
@@ -43,8 +44,55 @@ pub(super) fn jpeg(
     limits: &Limits,
 ) -> Result<Slice, DecodeError> {
     choose_frame(frame, 1)?;
-    let decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(|error| broken("JPEG", &error))?;
-    finish("JPEG", Format::Jpeg, decoder, limits)
+    let broken = |error| broken("JPEG", &error);
+    let header = jpeg::header(bytes).map_err(broken)?;
+    limits.check(header.width as u64, header.height as u64)?;
+    let (header, samples) = jpeg::decode(bytes, jpeg::usual_transform).map_err(broken)?;
+    let levels = match samples {
+        jpeg::Samples::Narrow(levels) if header.precision == 8 => levels,
+        jpeg::Samples::Narrow(levels) => {
+            scaled(levels.into_iter().map(u16::from), header.precision)
+        }
+        jpeg::Samples::Wide(levels) => scaled(levels.into_iter(), header.precision),
+    };
+    let (width, height) = (to_u32(header.width), to_u32(header.height));
+    let picture = match header.components.len() {
+        1 => GrayImage::from_raw(width, height, levels).map(DynamicImage::ImageLuma8),
+        3 => RgbImage::from_raw(width, height, levels).map(DynamicImage::ImageRgb8),
+        4 => {
+            let levels = rgb_of_cmyk(&levels);
+            RgbImage::from_raw(width, height, levels).map(DynamicImage::ImageRgb8)
+        }
+        _ => None,
+    };
+    let mut picture =
+        picture.ok_or_else(|| DecodeError::unreadable("a JPEG of two components is no picture"))?;
+    let orientation = header.exif.as_deref().and_then(Orientation::from_exif_chunk);
+    picture.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    slice(Format::Jpeg, picture)
+}
+
+fn to_u32(extent: usize) -> u32 {
+    u32::try_from(extent).unwrap_or(u32::MAX)
+}
+
+/// Levels of another precision as 8 bits, rounded.
+fn scaled(levels: impl Iterator<Item = u16>, precision: u8) -> Vec<u8> {
+    let full = (1u32 << precision.clamp(1, 16)) - 1;
+    let level = |level: u16| (u32::from(level) * 255 + full / 2) / full;
+    levels.map(|value| u8::try_from(level(value)).unwrap_or(u8::MAX)).collect()
+}
+
+/// Without profiles: each ink takes its share of the light. Ink is stored inverted, as Adobe does it
+/// and as everyone else therefore reads it.
+fn rgb_of_cmyk(levels: &[u8]) -> Vec<u8> {
+    let (pixels, _) = levels.as_chunks::<4>();
+    let rgb = pixels.iter().flat_map(|pixel| {
+        let [cyan, magenta, yellow, black] = pixel.map(|ink| !ink);
+        let light = 255 - black;
+        [cyan, magenta, yellow].map(|ink| light.saturating_sub(flatten8(ink, light)))
+    });
+    rgb.collect()
 }
 
 fn finish(
@@ -62,7 +110,7 @@ fn finish(
     slice(format, picture)
 }
 
-fn broken(name: &str, error: &image::ImageError) -> DecodeError {
+fn broken(name: &str, error: &impl std::fmt::Display) -> DecodeError {
     DecodeError::unreadable(format!("the {name} is damaged or of an unsupported kind ({error})"))
 }
 

@@ -110,6 +110,7 @@ pub(super) fn read_meta(file: &[u8]) -> Result<(String, usize), DecodeError> {
 impl<'a> DataSet<'a> {
     /// Reads up to and with the pixel data.
     pub(super) fn read(bytes: &'a [u8], encoding: Encoding) -> Result<Self, DecodeError> {
+        let encoding = actual(bytes, encoding);
         let mut walker = Walker { bytes, elements: 0 };
         let extent = Extent { end: bytes.len(), delimited: false };
         let (set, _) = walker.set(0, extent, encoding, 0, true)?;
@@ -189,6 +190,14 @@ impl<'a> DataSet<'a> {
             _ => None,
         }
     }
+}
+
+/// Some writers say explicit VR and write implicit, or the other way round. The first element tells:
+/// two capitals stand where a VR would, or they don't (a length of 16,705 bytes and more would look
+/// like one, and no data set begins with such an element). pydicom does the same.
+fn actual(bytes: &[u8], encoding: Encoding) -> Encoding {
+    let has_vr = bytes.get(4..6).is_none_or(|vr| vr.iter().all(u8::is_ascii_uppercase));
+    Encoding { implicit_vr: !has_vr, ..encoding }
 }
 
 /// Text without the padding that makes its length even; empty where it is not ASCII.
@@ -273,7 +282,7 @@ impl<'a> Walker<'a> {
         let inner = if &head.vr == b"UN" { UNKNOWN_VR } else { encoding };
         if head.length == UNDEFINED {
             let extent = Extent { end, delimited: true };
-            if head.tag == PIXEL_DATA && !encoding.implicit_vr {
+            if head.tag == PIXEL_DATA {
                 let (fragments, after) = self.fragments(head.start, end)?;
                 return Ok((Some(Value::Fragments(fragments)), after));
             }

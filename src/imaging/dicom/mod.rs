@@ -38,7 +38,11 @@ pub(super) fn decode(
     let (uid, start) = dataset::read_meta(file)?;
     let syntax = Syntax::of(&uid)?;
     let body = file.get(start..).unwrap_or_default();
-    let body = if syntax.deflated { inflate(body, limits)? } else { Cow::Borrowed(body) };
+    let body = if syntax.deflated {
+        inflate(body, limits.max_inflated_bytes)?
+    } else {
+        Cow::Borrowed(body)
+    };
     let encoding = Encoding { implicit_vr: syntax.implicit_vr, big_endian: syntax.big_endian };
     let set = DataSet::read(&body, encoding)?;
     let pixels = set
@@ -52,20 +56,16 @@ pub(super) fn decode(
 }
 
 /// PS3.5 A.5: a raw deflate stream, held to a limit.
-fn inflate(body: &[u8], limits: &Limits) -> Result<Cow<'static, [u8]>, DecodeError> {
+fn inflate(body: &[u8], limit: u64) -> Result<Cow<'static, [u8]>, DecodeError> {
     let mut inflated = Vec::new();
-    let read = DeflateDecoder::new(body)
-        .take(limits.max_inflated_bytes.saturating_add(1))
-        .read_to_end(&mut inflated);
-    if inflated.len() as u64 > limits.max_inflated_bytes {
-        return Err(DecodeError::TooLarge(format!(
-            "the deflated data set grows past {} bytes",
-            limits.max_inflated_bytes
-        )));
+    let read = DeflateDecoder::new(body).take(limit.saturating_add(1)).read_to_end(&mut inflated);
+    if inflated.len() as u64 > limit {
+        let reason = format!("its deflated data grows past {limit} bytes");
+        return Err(DecodeError::TooLarge(reason));
     }
     match read {
         Ok(_) => Ok(Cow::Owned(inflated)),
-        Err(_) => Err(DecodeError::unreadable("its deflated data set is damaged")),
+        Err(_) => Err(DecodeError::unreadable("its deflated data is damaged")),
     }
 }
 
@@ -125,10 +125,21 @@ fn decoded<'a>(
     coding: Coding,
     mut header: Header,
 ) -> Result<(Stored<'a>, Header), DecodeError> {
-    let Header { columns, rows, samples, signed, .. } = header;
+    let (coded, coding) = match coding {
+        Coding::DeflatedFrames => {
+            let whole = frame::native_length(&header) as u64;
+            (inflate(&coded, whole.saturating_add(1))?, Coding::Native)
+        }
+        _ => (coded, coding),
+    };
     let (bytes, width) = match coding {
-        Coding::Native if header.allocated == 1 => return Ok((Stored::Bits(coded, 0), header)),
-        Coding::Native => {
+        Coding::Native | Coding::DeflatedFrames if header.allocated == 1 => {
+            if coded.len() * 8 < header.pixels() {
+                return Err(DecodeError::unreadable("its pixel data is cut off"));
+            }
+            return Ok((Stored::Bits(coded, 0), header));
+        }
+        Coding::Native | Coding::DeflatedFrames => {
             if coded.len() < frame::native_length(&header) {
                 return Err(DecodeError::unreadable("its pixel data is cut off"));
             }
@@ -142,20 +153,19 @@ fn decoded<'a>(
         Coding::Rle => {
             let bytes = header.allocated / 8;
             let pixels = header.pixels();
-            (codec::rle::decode(&coded, pixels, samples as usize, bytes as usize)?, bytes * 8)
+            let samples = header.samples as usize;
+            (codec::rle::decode(&coded, pixels, samples, bytes as usize)?, bytes * 8)
         }
         Coding::Jpeg => {
-            let ybr = matches!(header.photometric, Photometric::YbrFull | Photometric::YbrFull422);
-            let expected = codec::jpeg::Expected { columns, rows, samples, ybr };
-            let (bytes, width) = codec::jpeg::decode(&coded, expected)?;
-            if ybr {
+            let decoded = codec::jpeg::decode(&coded, &header)?;
+            if header.samples == 3 {
                 header.photometric = Photometric::Rgb;
             }
-            (bytes, width * 8)
+            decoded
         }
+        Coding::JpegLs => codec::jpeg_ls::decode(&coded, &header)?,
         Coding::Jpeg2000 => {
-            let expected = codec::jpeg2000::Expected { columns, rows, samples, signed };
-            let values = codec::jpeg2000::decode(&coded, expected)?;
+            let values = codec::jpeg2000::decode(&coded, &header)?;
             return Ok((Stored::Values(values), header));
         }
     };

@@ -10,10 +10,14 @@ use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 pub(super) enum Coding {
     /// Not at all; in one value, or (encapsulated uncompressed) one fragment a frame.
     Native,
+    /// PS3.5 A.4.13: each frame is a raw deflate stream.
+    DeflatedFrames,
     /// PS3.5 annex G.
     Rle,
     /// Any process of ISO 10918-1, told by the codestream.
     Jpeg,
+    /// ISO 14495-1.
+    JpegLs,
     /// ISO 15444-1 and -15, told by the codestream.
     Jpeg2000,
 }
@@ -42,8 +46,11 @@ impl Syntax {
             ".1" | ".1.98" => explicit(Coding::Native),
             ".1.99" => explicit(Coding::Native).map(|syntax| Self { deflated: true, ..syntax }),
             ".2" => explicit(Coding::Native).map(|syntax| Self { big_endian: true, ..syntax }),
+            ".8.1" => explicit(Coding::DeflatedFrames),
             ".5" => explicit(Coding::Rle),
-            ".4.50" | ".4.51" | ".4.57" | ".4.70" => explicit(Coding::Jpeg),
+            // Processes 6, 8, 10 and 12 are retired, and told by the codestream like the others.
+            ".4.50" | ".4.51" | ".4.53" | ".4.55" | ".4.57" | ".4.70" => explicit(Coding::Jpeg),
+            ".4.80" | ".4.81" => explicit(Coding::JpegLs),
             ".4.90" | ".4.91" | ".4.201" | ".4.202" | ".4.203" => explicit(Coding::Jpeg2000),
             _ => Err(unsupported(uid)),
         }
