@@ -151,7 +151,7 @@ fn greet(addresses: &[SocketAddr]) {
     }
     if let Some(address) = addresses.first() {
         println!("try: curl -F file=@samples/phantom-axial.dcm -F image_type=auto \\");
-        println!("          -F 'click_points=[{{\"x\":160,\"y\":150,\"label\":1}}]' \\");
+        println!("          -F 'click_points=[{{\"x\":160,\"y\":167,\"label\":1}}]' \\");
         println!("          http://{address}/api/segmentation/sam2");
     }
 }

@@ -12,13 +12,11 @@
 //! 3. Where nothing passes the filters there is no choice: an honest nothing beats a guess.
 
 use super::options::Profile;
+use super::rows::narrowed;
 use crate::domain::tensor::MaskLogits;
 
 /// Prompts per decoder call.
 pub(super) const BATCH: usize = 8;
-
-/// Logits moved by this much must hardly change a mask (SAM's automatic mask generator, δ = 1).
-const STABILITY_DELTA: f32 = 1.0;
 
 /// Two masks above this IoU are the same object.
 const SAME: f64 = 0.8;
@@ -166,7 +164,8 @@ impl<'a> Chooser<'a> {
         let inside: Vec<bool> = logits.iter().map(|&l| l > 0.0).collect();
         let count = |threshold: f32| logits.iter().filter(|&&l| l > threshold).count();
         let area = count(0.0);
-        let stability = count(STABILITY_DELTA) as f64 / count(-STABILITY_DELTA).max(1) as f64;
+        let delta = narrowed(self.profile.stability_delta);
+        let stability = count(delta) as f64 / count(-delta).max(1) as f64;
         let share = area as f64 / inside.len() as f64 / self.body.area().max(f64::MIN_POSITIVE);
         let hit = inside
             .get(cell_index(y, self.side) * self.side + cell_index(x, self.side))

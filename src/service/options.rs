@@ -76,6 +76,8 @@ impl Profile {
             Some("min_iou, min_stability and min_agreement must be 0 to 1")
         } else if !share(self.min_area) || !share(self.max_area) || self.min_area > self.max_area {
             Some("min_area and max_area must be 0 to 1, in this order")
+        } else if !(self.stability_delta >= 0.0 && self.stability_delta.is_finite()) {
+            Some("stability_delta must not be negative")
         } else if !(self.typical_area > 0.0 && self.area_spread > 0.0 && self.center_spread > 0.0) {
             Some("typical_area, area_spread and center_spread must be above 0")
         } else if !(1..=8).contains(&self.parts) {
@@ -152,8 +154,12 @@ pub struct Profile {
     pub region: [f64; 4],
     /// Masks of a lower predicted IoU are dropped.
     pub min_iou: f64,
-    /// Masks that change more when the threshold moves by ±1 logit are dropped.
+    /// Masks whose stability is lower are dropped: the area above `stability_delta` logits as a
+    /// share of the area above minus that.
     pub min_stability: f64,
+    /// See `min_stability`. SAM's automatic mask generator takes 1 on 256 × 256 logits; masks of
+    /// small engines have softer edges on a coarser grid.
+    pub stability_delta: f64,
     /// Smaller masks are dropped.
     pub min_area: f64,
     /// Larger masks are dropped.
@@ -177,11 +183,12 @@ impl Default for Profile {
         Self {
             prompts: 64,
             region: [0.0, 0.0, 1.0, 1.0],
-            min_iou: 0.6,
-            min_stability: 0.8,
+            min_iou: 0.4,
+            min_stability: 0.7,
+            stability_delta: 0.25,
             min_area: 0.004,
             max_area: 0.7,
-            min_agreement: 0.3,
+            min_agreement: 0.2,
             typical_area: 0.05,
             area_spread: 1.5,
             center: [0.5, 0.5],
