@@ -1,13 +1,13 @@
 """SAM2 in PyTorch to an engine package: encoder.onnx, decoder.onnx, golden picture, manifest.
 
-    python engines/export/export_onnx.py OUT --checkpoint FOLDER --name sam2.1-tiny --licence Apache-2.0 ...
-    python engines/export/export_onnx.py OUT --size tiny --seed 7 --name seeded-tiny ...
+    python engines/export/export_onnx.py OUT --weights FILE.pt --size tiny --name sam2.1-tiny --licence Apache-2.0
+    python engines/export/export_onnx.py OUT --seed 7 --size tiny --name seeded-tiny --licence Apache-2.0
 
-A checkpoint is a folder in transformers' format, or an official .pt with --size; a seed gives random weights, for tests and
-for building a plan where no weights may be. Opset 17, constants folded, no Resize but nearest,
-dynamic only in prompts and rows. Before anything is called done, the two files are run with
-onnxruntime on the golden picture and compared with Sam2Model.forward; a difference above 1e-3 of the
-largest logit stops the export.
+Weights are an official .pt with --size, or a folder in transformers' format; a seed draws random
+ones, for tests and for trying a plan build where no weights may be. Opset 17, constants folded, no
+Resize but nearest, dynamic only in prompts and rows. Before anything is called done, the two files
+are run with onnxruntime on the golden picture and compared with Sam2Model.forward; a difference
+above 1e-3 of the largest logit stops the export.
 
 It writes ONNX only; TensorRT plans are built from its files on the target.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from transformers import Sam2Model
 
 from checkpoint import load_official
 from network import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_OUTPUTS, Network, OnnxNetwork
-from package import add_claims, claims_of, click, numbers, write_manifest
+from package import add_claims, claims_of, click, numbers, sha256, write_manifest
 from picture import Prompt
 from pictures import shapes_picture
 from sam2_model import SIZES, HfNetwork, load, seeded
@@ -127,37 +128,48 @@ def compare(reference: Network, exported: Network, pixels: np.ndarray, prompts: 
     return worst
 
 
+def origin(weights: Path | None, seed: int | None, said: str) -> str:
+    """What the manifest says of the weights: what was said, and the sum of the file read."""
+    if weights is None:
+        return said or f"none: random, seed {seed}"
+    file = weights if weights.is_file() else weights / "model.safetensors"
+    return f"{said or file.name}, sha256 {sha256(file)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--checkpoint", type=Path, help="transformers folder, or an official .pt together with --size")
+    parser.add_argument("--weights", type=Path, help="official .pt together with --size, or a transformers folder")
     parser.add_argument("--size", choices=SIZES, help="shape of a seeded model or of an official .pt")
-    parser.add_argument("--seed", type=int, help="random weights instead of a checkpoint")
+    parser.add_argument("--seed", type=int, help="random weights instead")
     parser.add_argument("--masks", type=int, choices=(1, 3, 4), default=4)
     parser.add_argument("--golden", type=Path, help="golden picture, 8-bit PNG; without it, drawn shapes")
     parser.add_argument("--point", type=click, action="append", default=[], help="golden click X,Y[,LABEL]")
     parser.add_argument("--box", type=numbers, help="golden box X,Y,WIDTH,HEIGHT")
     add_claims(parser)
     args = parser.parse_args()
-    if (args.checkpoint is None) == (args.seed is None):
-        parser.error("either --checkpoint or --seed")
-    if args.size is None and (args.seed is not None or args.checkpoint.is_file()):
+    if (args.weights is None) == (args.seed is None):
+        parser.error("either --weights or --seed")
+    if args.size is None and (args.seed is not None or args.weights.is_file()):
         parser.error("--size says which model a seed or an official .pt is")
 
     if args.seed is not None:
         model = seeded(SIZES[args.size], args.seed)
     else:
-        model = load_official(args.checkpoint, SIZES[args.size]) if args.checkpoint.is_file() else load(args.checkpoint)
+        model = load_official(args.weights, SIZES[args.size]) if args.weights.is_file() else load(args.weights)
     export(model, args.masks, args.folder)
     pixels = np.asarray(Image.open(args.golden)) if args.golden else shapes_picture(256, 256)
     Image.fromarray(pixels).save(args.folder / "golden.png", optimize=True)
     golden = Prompt("golden", tuple(args.point), args.box)
     if not args.point and args.box is None:
         golden = Prompt("golden", ((84.0, 120.0, 1),))
-    difference = compare(HfNetwork(model, args.masks), OnnxNetwork(args.folder), pixels, [golden])
+    torch_network = HfNetwork(model, args.masks)
+    difference = compare(torch_network, OnnxNetwork(args.folder), pixels, [golden])
     if difference > TOLERANCE:
         raise SystemExit(f"ONNX differs from PyTorch by {difference:.2e} of the largest logit; {TOLERANCE} is allowed")
-    write_manifest(args.folder, claims_of(args), golden)
+    claims = claims_of(args)
+    claims = replace(claims, checkpoint=origin(args.weights, args.seed, claims.checkpoint))
+    write_manifest(args.folder, claims, golden, network=torch_network)
     print(f"{args.folder}: difference to PyTorch {difference:.2e} of the largest logit")
 
 

@@ -57,8 +57,8 @@ def make_seeded(fixtures: Path) -> None:
             licence="Apache-2.0",
             checkpoint=f"none: seed {SEED}, see engines/export/make_fixtures.py",
         )
-        write_manifest(folder, claims, Prompt("golden", prompts[0].points))
         network = HfNetwork(model, masks)
+        write_manifest(folder, claims, Prompt("golden", prompts[0].points), network=network)
         write_reference(
             fixtures / "parity" / name, f"../../engines/{name}", network, SAM2, pixels, prompts, OnnxNetwork(folder)
         )

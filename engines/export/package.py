@@ -1,7 +1,7 @@
 """Writes the manifest of an engine package: engine.toml beside encoder.onnx and decoder.onnx.
 
 What is measured is read from the files (input size, channels, mask count, hashes) or computed with
-onnxruntime (the golden answer: mask, area, box, predicted IoU); what is claimed (name, licence,
+PyTorch or onnxruntime (the golden answer: mask, area, box, predicted IoU); what is claimed (name, licence,
 intended use) is said on the command line. The daemon refuses a package whose hashes differ and is
 not ready before the golden picture came out right, so this file never takes a golden value by hand.
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from network import OnnxNetwork, Shapes
+from network import Network, OnnxNetwork, Shapes
 from picture import Prompt, bounding_box, to_image
 from selection import RULES
 
@@ -51,9 +51,15 @@ IDENTITY: Curve = ((0.0, 1.0), (0.0, 1.0))
 """Predicted IoU x stability to confidence, piecewise linear (x, y); identity where nobody has fitted it."""
 
 
-def write_manifest(folder: Path, claims: Claims, prompt: Prompt, calibration: Curve = IDENTITY) -> None:
-    """Runs the golden picture and writes golden_mask.png and engine.toml into `folder`."""
-    package = OnnxNetwork(folder)
+def write_manifest(
+    folder: Path, claims: Claims, prompt: Prompt, calibration: Curve = IDENTITY, network: Network | None = None
+) -> None:
+    """Runs the golden picture and writes golden_mask.png and engine.toml into `folder`.
+
+    The golden answer is `network`'s: PyTorch where there is one, else the package's own under
+    onnxruntime.
+    """
+    package = network or OnnxNetwork(folder)
     pixels = np.asarray(Image.open(folder / "golden.png"))
     height, width = pixels.shape[:2]
     answer = package.decode(package.encode(pixels), prompt, (width, height), claims.selection)
@@ -92,7 +98,7 @@ def render(
         lines += [f"box = {s([float(v) for v in prompt.box])}"]
     lines += [f"area_px = {area}", "area_tolerance = 0.02", f"bounding_box = {s(list(box))}"]
     lines += [f"iou = {iou:.4f}", "iou_tolerance = 0.02"]
-    lines += ['mask = "golden_mask.png"', "mask_iou_min = 0.98"]
+    lines += ['mask = "golden_mask.png"', f'mask_sha256 = "{sha256(folder / "golden_mask.png")}"', "mask_iou_min = 0.98"]
     return "\n".join(lines) + "\n"
 
 
@@ -122,7 +128,7 @@ def add_claims(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--intended-use", default="research")
     parser.add_argument("--notice", default="Not for diagnostic use.")
     parser.add_argument("--licence", required=True, help="SPDX expression")
-    parser.add_argument("--checkpoint", required=True, help="where the weights come from, in a sentence")
+    parser.add_argument("--origin", dest="checkpoint", default="", help="where the weights come from, in a sentence")
 
 
 def claims_of(args: argparse.Namespace) -> Claims:

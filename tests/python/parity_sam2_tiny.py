@@ -59,9 +59,10 @@ def main() -> None:
         licence="Apache-2.0",
         checkpoint=f"none: seed {args.seed}, see tests/python/parity_sam2_tiny.py",
     )
-    write_manifest(folder / "package", claims, Prompt("golden", prompts[0].points))
+    network = HfNetwork(model, 4)
+    write_manifest(folder / "package", claims, Prompt("golden", prompts[0].points), network=network)
     print(f"exported after {time.monotonic() - started:.0f} s")
-    write_reference(folder, "package", HfNetwork(model, 4), SAM2, pixels, prompts, OnnxNetwork(folder / "package"))
+    write_reference(folder, "package", network, SAM2, pixels, prompts, OnnxNetwork(folder / "package"))
     print(f"{folder} written after {time.monotonic() - started:.0f} s")
 
 
