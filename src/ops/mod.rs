@@ -1,3 +1,4 @@
 //! What an operator sees: logs, and the words of health.
 
+pub mod systemd;
 pub mod telemetry;
