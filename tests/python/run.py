@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""The Python stage of ./test: everything that is held to PyTorch, pydicom, Pillow and highdicom.
+
+Each step is a command of its own and can be run alone. SAM2D_SHARED names the data pack; steps that
+want it say so by name in the file SAM2D_SKIPS names when it is away.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = Path(os.environ.get("SAM2D_SHARED", ROOT.parent / "shared")) / "data"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+CARGO_TEST = ["cargo", "test", "--release", "--locked", "--test", "it", "--"]
+
+
+def skip(name: str, reason: str) -> None:
+    """Says what was not run, where ./test collects it."""
+    line = f"{name}: {reason}\n"
+    sys.stdout.write(f"SKIPPED {line}")
+    if "SAM2D_SKIPS" in os.environ:
+        with open(os.environ["SAM2D_SKIPS"], "a") as skips:
+            skips.write(line)
+
+
+def run(name: str, *command: str | Path, **environment: str) -> bool:
+    """One step; true when its exit status is 0."""
+    start = time.monotonic()
+    print(f"--- {name}", flush=True)
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, env=os.environ | environment)
+    print(f"--- {name}: {'right' if done.returncode == 0 else 'WRONG'}, {time.monotonic() - start:.0f} s", flush=True)
+    return done.returncode == 0
+
+
+def main() -> int:
+    here, python = Path(__file__).parent, sys.executable
+    right = [run("scripts and fixtures", python, "-m", "pytest", "-q", here)]
+    with tempfile.TemporaryDirectory(prefix="sam2d-parity-") as folder:
+        right.append(
+            run("seeded SAM2.1-tiny, references", python, here / "parity_sam2_tiny.py", folder)
+            and run("seeded SAM2.1-tiny, the CPU engine", *CARGO_TEST, "parity", SAM2D_PARITY_DIR=folder)
+        )
+    right.append(run("decoding, tool", "cargo", "build", "--release", "--locked", "--example", "slices"))
+    slices = TARGET / "release" / "examples" / "slices"
+    right.append(run("decoding, the files of the pydicom wheel", python, here / "compare_decode.py", slices))
+    if PACK.is_dir():
+        folders = [PACK / name for name in ("zoo", "ct-slices", "png-valid", "jpg-valid")]
+        right.append(run("decoding, the pack", python, here / "compare_decode.py", slices, *folders))
+    else:
+        skip("pack", "no data pack at SAM2D_SHARED")
+    print(f"{sum(right)} passed, {len(right) - sum(right)} failed")
+    return 0 if all(right) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
