@@ -199,11 +199,9 @@ pub struct Golden {
     pub iou: f64,
     /// How far the predicted IoU may be off.
     pub iou_tolerance: f64,
-    /// A bare file name: 8-bit grey PNG of 0 and 255, as large as the picture.
+    /// A bare file name: 8-bit grey PNG of 0 and 255, as large as the picture. It needs no sum:
+    /// what comes out is held against it, area and place, so another mask fails the self-test.
     pub mask: String,
-    /// Of the mask file's bytes, where the manifest says it.
-    #[serde(default, deserialize_with = "optional_hex_sum")]
-    pub mask_sha256: Option<Sum>,
     /// Least IoU of the mask that comes out with the one in the file.
     pub mask_iou_min: f64,
 }
@@ -345,12 +343,6 @@ fn hex_sum<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Sum, D::
     let text = String::deserialize(deserializer)?;
     Sum::from_hex(&text)
         .ok_or_else(|| serde::de::Error::custom("a SHA-256 sum has 64 hexadecimal digits"))
-}
-
-fn optional_hex_sum<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Sum>, D::Error> {
-    hex_sum(deserializer).map(Some)
 }
 
 #[cfg(test)]

@@ -58,12 +58,17 @@ pub fn installed(folders: &[impl AsRef<Path>]) -> Vec<PathBuf> {
         let Ok(entries) = std::fs::read_dir(folder) else { continue };
         let mut here: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.join(MANIFEST_FILE).is_file())
+            .filter(|path| !is_hidden(path) && path.join(MANIFEST_FILE).is_file())
             .collect();
         here.sort();
         packages.extend(here);
     }
     packages
+}
+
+/// An import in progress lies under a hidden name: it is no engine yet.
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 /// A bare name is looked up under the engine folders; anything else is a path.
