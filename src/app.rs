@@ -63,11 +63,9 @@ async fn run(config: Config) -> ExitCode {
         eprintln!("sam2d: no engine, and engine.required is set");
         return ExitCode::from(EX_UNAVAILABLE);
     }
-    // The handler joins server and service here.
-    drop(server);
-    stop_signal().await;
+    let drained = server.serve(service.clone(), stop_signal()).await;
     stop(service).await;
-    tracing::info!("stopped");
+    tracing::info!(drained, "stopped");
     ExitCode::SUCCESS
 }
 
@@ -250,7 +248,7 @@ pub fn health(args: HealthArgs) -> ExitCode {
 /// `sam2d openapi`.
 #[must_use]
 pub fn openapi() -> String {
-    String::new()
+    http::openapi::document()
 }
 
 fn runtime<F: Future<Output = ExitCode>>(work: impl FnOnce() -> F) -> ExitCode {

@@ -12,9 +12,12 @@
 pub mod cors;
 pub mod editor;
 pub mod guard;
+pub mod handler;
 pub mod head;
 pub mod intake;
+pub mod metrics;
 pub mod network;
+pub mod openapi;
 pub mod options;
 pub mod request_id;
 pub mod routes;

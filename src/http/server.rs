@@ -9,12 +9,14 @@
 //! 4. An answer to a request whose body was not read is not lost either: the rest of the body is
 //!    swallowed for a while, since closing with unread bytes would reset the connection under it.
 
-use super::guard::Connection;
+use super::guard::{self, Connection};
+use super::handler::Handler;
 use super::options::Options;
 use super::seats::{NoSeat, Seat, Seats};
 use super::strict::{HeadLimits, Strict};
 use super::wire::problem::{Code, Problem};
 use super::wire::reply::Reply;
+use crate::service::Service;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -100,7 +102,19 @@ impl Server {
     }
 
     /// Serves until `stop`, then drains. True when every accepted request was answered in time.
-    pub async fn run<H, F>(self, handler: H, seats: Seats, stop: impl Future<Output = ()>) -> bool
+    pub async fn serve(self, service: Service, stop: impl Future<Output = ()>) -> bool {
+        let seats = Seats::new(&self.options);
+        let names = guard::machine_names();
+        let handler = Handler::new(service, &self.options, &names, seats.clone());
+        let respond = move |request, ends| {
+            let handler = handler.clone();
+            async move { handler.respond(request, ends).await }
+        };
+        self.run(respond, seats, stop).await
+    }
+
+    /// Serves until `stop`, then drains. True when every accepted request was answered in time.
+    async fn run<H, F>(self, handler: H, seats: Seats, stop: impl Future<Output = ()>) -> bool
     where
         H: Fn(Request<Incoming>, Connection) -> F + Clone + Send + Unpin + 'static,
         F: Future<Output = Response<Reply>> + Send + 'static,

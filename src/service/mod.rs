@@ -189,6 +189,12 @@ impl Service {
         self.0.store.disk()
     }
 
+    /// How long an answer lives.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.0.store.lifetime()
+    }
+
     /// Bytes of embeddings kept in memory (host or device).
     #[must_use]
     pub fn embeddings_bytes(&self) -> usize {

@@ -51,6 +51,10 @@ impl Store {
         }
     }
 
+    pub(super) fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
     pub(super) fn disk(&self) -> Option<&Cache> {
         self.disk.as_ref()
     }

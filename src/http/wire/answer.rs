@@ -89,10 +89,8 @@ pub fn segmented_json(segmented: &Segmented, context: &Context<'_>) -> Response<
 #[must_use]
 pub fn segmented_png(segmented: &Segmented, context: &Context<'_>) -> Response<Reply> {
     let answer = &segmented.answer;
-    let mut response = Response::new(Reply::from(answer.png.clone()));
+    let mut response = bare_png(answer.png.clone());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("image/png"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let confidence = rounded(answer.confidence, 1e4).to_string();
     put(headers, "x-confidence-score", &confidence);
     put(headers, "x-cached", if segmented.cached { "true" } else { "false" });
@@ -119,6 +117,16 @@ pub fn embedded_json(embedded: &Embedded, took: Duration) -> Response<Reply> {
         processing_time_ms: milliseconds(took),
     };
     json(Reply::from(serde_json::to_string(&wire).unwrap_or_default()))
+}
+
+/// A PNG that nobody keeps: what `preview` answers, and the body of [`segmented_png`].
+#[must_use]
+pub fn bare_png(png: Bytes) -> Response<Reply> {
+    let mut response = Response::new(Reply::from(png));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("image/png"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// A response of JSON that nobody keeps.
@@ -254,7 +262,7 @@ struct WireWindow {
 }
 
 #[derive(Serialize)]
-struct WireModel<'a> {
+pub(super) struct WireModel<'a> {
     name: &'a str,
     backend: &'a str,
     fingerprint: &'a str,

@@ -5,6 +5,7 @@ pub mod accept;
 pub mod answer;
 pub mod fields;
 pub mod form;
+pub mod health;
 pub mod image_data;
 pub mod json;
 pub mod numbers;

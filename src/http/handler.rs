@@ -1,0 +1,393 @@
+//! From a request to its response. Generic over the body, so that tests need no socket.
+//!
+//! Invariants:
+//! 1. Every response, whoever made it, carries our request id, `nosniff`, `Vary`, and what CORS
+//!    allows; every error is a problem.
+//! 2. One log line a request, of what [`super`] allows and nothing else. A failure of ours is
+//!    logged here, once, with its causes.
+//! 3. A panic is a 500, and the next request finds everything as it was.
+
+use super::guard::{Caller, Connection, Guard};
+use super::head::Refusal;
+use super::intake::{Budget, Intake, Limits};
+use super::metrics::{self, Metrics};
+use super::options::Options;
+use super::routes::{self, Route};
+use super::seats::Seats;
+use super::wire::accept::{AnswerFormat, BodyFormat, body_format, negotiate};
+use super::wire::fields::{Fields, Parsed};
+use super::wire::form::{self, FormLimits};
+use super::wire::json::{self, Shape};
+use super::wire::problem::{Code, Problem};
+use super::wire::reply::Reply;
+use super::wire::{answer, health, stored};
+use super::{cors, editor, openapi, request_id};
+use crate::domain::key::{AnswerKey, Sum};
+use crate::service::Service;
+use crate::service::error::ServiceError;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http_body::Body;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Bodies above this are parsed on a thread of their own: below, handing them over costs more than
+/// the millisecond that it saves the others.
+const PARSE_ELSEWHERE_BYTES: usize = 256 << 10;
+
+/// Answers requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Handler(Arc<Inner>);
+
+struct Inner {
+    service: Service,
+    options: Options,
+    guard: Guard,
+    budget: Budget,
+    metrics: Metrics,
+}
+
+/// Why a request has no answer.
+enum Failure {
+    /// The request's fault, or HTTP's own limits.
+    Problem(Problem),
+    /// The service's word.
+    Service(ServiceError),
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<ServiceError> for Failure {
+    fn from(error: ServiceError) -> Self {
+        Self::Service(error)
+    }
+}
+
+/// What is found out about a request on the way, for its log line and its response's headers.
+struct Course {
+    id: String,
+    started: Instant,
+    route: Option<Route>,
+    origin: Option<HeaderValue>,
+    /// Is there still something of the request that nobody has read?
+    unread: bool,
+}
+
+impl Handler {
+    /// `names` are the box's own, for [`Guard`].
+    #[must_use]
+    pub fn new(service: Service, options: &Options, names: &[String], seats: Seats) -> Self {
+        let budget = Budget::new(options.max_inflight_bytes);
+        Self(Arc::new(Inner {
+            metrics: Metrics::new(service.clone(), budget.clone(), seats),
+            service,
+            options: options.clone(),
+            guard: Guard::new(options, names),
+            budget,
+        }))
+    }
+
+    /// Answers a request.
+    pub async fn respond<B>(&self, request: Request<B>, ends: Connection) -> Response<Reply>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut course = Course {
+            id: request_id::new(),
+            started: Instant::now(),
+            route: None,
+            origin: None,
+            unread: !request.body().is_end_stream(),
+        };
+        let (method, version) = (request.method().clone(), request.version());
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let outcome = caught(self.0.answer(request, ends, &mut course)).await;
+        let (mut response, code) = match outcome {
+            Some(Ok(response)) => (response, None),
+            Some(Err(failure)) => {
+                let problem = told(&failure, &course.id);
+                (problem.clone().into_response(&course.id), Some(problem.code()))
+            }
+            None => {
+                tracing::error!(request_id = %course.id, "a request ended in a panic");
+                let problem = Problem::new(Code::Internal, "internal error");
+                (problem.into_response(&course.id), Some(Code::Internal))
+            }
+        };
+        let headers = response.headers_mut();
+        cors::mark(headers, course.origin);
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Ok(id) = HeaderValue::from_str(&course.id) {
+            headers.insert("x-request-id", id);
+        }
+        // Where the rest of the body begins nobody knows; HTTP/2 has no such trouble.
+        if course.unread && version < Version::HTTP_2 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let took = course.started.elapsed();
+        let route = metrics::route_label(course.route);
+        self.0.metrics.answered(route, code.map_or("ok", Code::as_str), took);
+        tracing::info!(
+            method = known(&method),
+            route,
+            status = response.status().as_u16(),
+            ms = answer::milliseconds(took),
+            request_id = %course.id,
+            "request"
+        );
+        response
+    }
+}
+
+impl Inner {
+    async fn answer(
+        &self,
+        request: Request<AnyBody>,
+        ends: Connection,
+        course: &mut Course,
+    ) -> Result<Response<Reply>, Failure> {
+        let (head, body) = request.into_parts();
+        let (method, path, headers) = (&head.method, head.uri.path(), &head.headers);
+        if let Some(refusal) = Refusal::of(method, path) {
+            // Nothing of this connection can be read any more.
+            course.unread = true;
+            return Err(refused(refusal).into());
+        }
+        let passed = self.guard.check(&head.uri, headers, &ends)?;
+        course.origin = passed.origin;
+        let nothing = || Problem::new(Code::NotFound, "there is nothing at this path");
+        let matched = routes::resolve(path, &self.options.base_paths).ok_or_else(nothing)?;
+        let route = matched.route;
+        course.route = Some(route);
+        if method == Method::OPTIONS {
+            return Ok(cors::options(route, headers));
+        }
+        if !route.allows(method) {
+            return Err(Problem::method_not_allowed(route.allow()).into());
+        }
+        self.guard.admit(passed.caller, route)?;
+        let deadline = course.started + Duration::from_secs(self.options.request_timeout_s);
+        let asked = Asked { headers, prefix: matched.prefix, deadline, course };
+        match route {
+            Route::Segment | Route::OldSegment => self.segment(route, asked, body).await,
+            Route::Embed => self.embed(asked, body).await,
+            Route::Preview => self.preview(asked, body).await,
+            Route::Mask => self.mask(headers, matched.mask_id).await,
+            Route::Health if passed.caller == Caller::Stranger => {
+                Ok(health::reduced(&self.service.health()))
+            }
+            Route::Health => Ok(health::full(&self.service.health(), self.service.lifetime())),
+            Route::OldHealth => Ok(health::old(&self.service.health())),
+            Route::Live | Route::V2Live => Ok(health::live()),
+            Route::Ready | Route::V2Ready => Ok(health::ready(&self.service.health())),
+            Route::Metrics => Ok(text(self.metrics.text(), metrics::MEDIA_TYPE)),
+            Route::Page | Route::Client | Route::PagePart => {
+                Ok(editor::respond(path, headers).ok_or_else(nothing)?)
+            }
+            Route::OpenApi => Ok(text(openapi::document(), "application/json")),
+        }
+    }
+
+    async fn segment(
+        &self,
+        route: Route,
+        mut asked: Asked<'_>,
+        body: AnyBody,
+    ) -> Result<Response<Reply>, Failure> {
+        let format = negotiate(asked.headers, &[AnswerFormat::Json, AnswerFormat::Png])?;
+        let fields = self.fields(route, Shape::Segment, &mut asked, body).await?;
+        let Parsed { request, echo, mask_format, warnings } = fields.finish(asked.deadline)?;
+        let image_type = request.image.image_type;
+        let segmented = self.service.segment(request).await?;
+        let (cached, embedding_cached) = (segmented.cached, segmented.embedding_cached);
+        self.metrics.segmented(&segmented.timings, cached, embedding_cached);
+        let context = answer::Context {
+            echo: &echo,
+            image_type,
+            mask_format,
+            prefix: asked.prefix,
+            warnings: &warnings,
+            request_id: &asked.course.id,
+            took: asked.course.started.elapsed(),
+        };
+        Ok(match format {
+            AnswerFormat::Png => answer::segmented_png(&segmented, &context),
+            AnswerFormat::Json | AnswerFormat::Dicom => {
+                answer::segmented_json(&segmented, &context)
+            }
+        })
+    }
+
+    async fn embed(&self, mut asked: Asked<'_>, body: AnyBody) -> Result<Response<Reply>, Failure> {
+        negotiate(asked.headers, &[AnswerFormat::Json])?;
+        let fields = self.fields(Route::Embed, Shape::Image, &mut asked, body).await?;
+        let image = fields.finish(asked.deadline)?.request.image;
+        let embedded = self.service.embed(image, asked.deadline).await?;
+        Ok(answer::embedded_json(&embedded, asked.course.started.elapsed()))
+    }
+
+    async fn preview(
+        &self,
+        mut asked: Asked<'_>,
+        body: AnyBody,
+    ) -> Result<Response<Reply>, Failure> {
+        negotiate(asked.headers, &[AnswerFormat::Png])?;
+        let fields = self.fields(Route::Preview, Shape::Image, &mut asked, body).await?;
+        let image = fields.finish(asked.deadline)?.request.image;
+        let (_, png) = self.service.preview(image, asked.deadline).await?;
+        Ok(answer::bare_png(png))
+    }
+
+    async fn mask(&self, headers: &HeaderMap, mask_id: &str) -> Result<Response<Reply>, Failure> {
+        // Ids are opaque: one that can't be ours is simply unknown.
+        let sum = Sum::from_hex(mask_id).ok_or(ServiceError::UnknownMask)?;
+        let answer = self.service.mask(AnswerKey(sum)).await?;
+        Ok(stored::mask(&answer, headers, SystemTime::now())?)
+    }
+
+    /// Lets the body in and reads its fields.
+    async fn fields(
+        &self,
+        route: Route,
+        shape: Shape,
+        asked: &mut Asked<'_>,
+        body: AnyBody,
+    ) -> Result<Fields, Failure> {
+        let format = body_format(asked.headers)?;
+        if route == Route::OldSegment && format == BodyFormat::Json {
+            return Err(Problem::new(
+                Code::UnsupportedMediaType,
+                "Content-Type must be multipart/form-data here",
+            )
+            .into());
+        }
+        let limits = Limits {
+            max_bytes: self.options.max_body_bytes,
+            idle: Duration::from_secs(self.options.body_idle_timeout_s),
+            deadline: asked.deadline.into(),
+        };
+        let intake =
+            Intake::open(asked.headers, body, &self.budget, limits).map_err(Problem::from)?;
+        let upload = intake.collect().await.map_err(Problem::from)?;
+        asked.course.unread = false;
+        let form_limits = FormLimits {
+            max_parts: self.options.max_form_parts,
+            max_text_bytes: self.options.max_text_bytes,
+        };
+        let large = upload.bytes().len() > PARSE_ELSEWHERE_BYTES;
+        let read = move || match format {
+            BodyFormat::Json => json::read(upload, shape),
+            BodyFormat::Form { boundary } => form::read(upload, &boundary, shape, form_limits),
+        };
+        if !large {
+            return Ok(read()?);
+        }
+        match tokio::task::spawn_blocking(read).await {
+            Ok(fields) => Ok(fields?),
+            Err(panic) => Err(ServiceError::Internal(Arc::new(panic)).into()),
+        }
+    }
+}
+
+/// A body, whoever sends it.
+type AnyBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// What a route's handler needs of the request besides its body.
+struct Asked<'a> {
+    headers: &'a HeaderMap,
+    prefix: &'a str,
+    deadline: Instant,
+    course: &'a mut Course,
+}
+
+fn text(text: String, media_type: &'static str) -> Response<Reply> {
+    let mut response = answer::json(Reply::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// What a client is told whose request could not be read.
+fn refused(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Malformed => Problem::invalid("the request is not valid HTTP/1.1"),
+        Refusal::Ambiguous => Problem::invalid(
+            "the request says twice how long its body is (Content-Length, Transfer-Encoding)",
+        ),
+        Refusal::TooSlow => {
+            Problem::new(Code::RequestTimeout, "the head of the request came too slowly")
+        }
+        Refusal::TooLarge => {
+            Problem::new(Code::HeadTooLarge, "the request has too many or too long headers")
+        }
+    }
+}
+
+/// The problem for the client; what only the operator may see goes to the log, once.
+fn told(failure: &Failure, request_id: &str) -> Problem {
+    let error = match failure {
+        Failure::Problem(problem) => return problem.clone(),
+        Failure::Service(error) => error,
+    };
+    match error {
+        ServiceError::Internal(_) | ServiceError::DecoderUnavailable(_) => {
+            tracing::error!(request_id, causes = causes(error), "{error}");
+        }
+        ServiceError::InferenceFailed(_) | ServiceError::Timeout => {
+            tracing::warn!(request_id, causes = causes(error), "{error}");
+        }
+        _ => {}
+    }
+    Problem::from(error)
+}
+
+/// What lies behind an error, outermost first.
+fn causes(error: &dyn Error) -> String {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    causes.join(": ")
+}
+
+/// Methods with a meaning; any other is a word of the client's and stays out of the log.
+fn known(method: &Method) -> &str {
+    const KNOWN: [Method; 8] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::PATCH,
+        Method::CONNECT,
+    ];
+    if KNOWN.contains(method) { method.as_str() } else { "other" }
+}
+
+/// The work's outcome, or `None` where it panicked.
+async fn caught<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| {
+        // What a panic leaves behind is dropped with `work`; what is shared guards itself.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+            Ok(Poll::Ready(outcome)) => Poll::Ready(Some(outcome)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
+}
