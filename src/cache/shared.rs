@@ -86,16 +86,25 @@ impl Shared {
         }
     }
 
-    /// The folder was deleted or replaced under us: makes it anew, and forgets what was in it.
-    fn attach_again(&self) -> Option<Arc<Store>> {
-        *self.store.write().unwrap_or_else(PoisonError::into_inner) = None;
+    /// The folder, or a part of it, was deleted or replaced under us: makes it anew, forgets what was
+    /// in it, and has it scanned.
+    fn attach_again(&self, store: &Store) -> Option<Arc<Store>> {
+        let renewed = if store.is_in_place() {
+            let renewed = store.renewed().ok().map(Arc::new);
+            renewed.clone_into(&mut self.store.write().unwrap_or_else(PoisonError::into_inner));
+            renewed
+        } else {
+            *self.store.write().unwrap_or_else(PoisonError::into_inner) = None;
+            if let Err(error) = self.attach() {
+                self.trouble.fault(&error.to_string());
+            }
+            self.store()
+        };
         for kind in Kind::ALL {
             *self.index(kind) = Index::default();
         }
-        if let Err(error) = self.attach() {
-            self.trouble.fault(&error.to_string());
-        }
-        self.store()
+        self.scanned.store(false, Ordering::Release);
+        renewed
     }
 
     pub(super) fn store(&self) -> Option<Arc<Store>> {
@@ -286,17 +295,14 @@ impl Shared {
         let bytes = job.checked.image.len() as u64;
         self.make_room(job.kind, bytes);
         let store = self.store().ok_or(PutError::NoFolder)?;
-        let mut written = self.leave_free(&store, job.kind, bytes);
-        if written.is_ok() {
-            written = self.write_once(&store, job);
-        }
-        match written {
+        self.leave_free(&store, job.kind, bytes).map_err(PutError::Io)?;
+        match self.write_once(&store, job) {
             Err(error) if is_full(&error) => {
                 self.evict(job.kind, bytes);
                 self.write_once(&store, job).map_err(PutError::Io)?;
             }
-            Err(_) if !store.is_in_place() => {
-                let store = self.attach_again().ok_or(PutError::NoFolder)?;
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let store = self.attach_again(&store).ok_or(PutError::NoFolder)?;
                 self.write_once(&store, job).map_err(PutError::Io)?;
             }
             written => written.map_err(PutError::Io)?,

@@ -27,9 +27,10 @@ use bytes::Bytes;
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[cfg(test)]
 use super::tests::faults::before;
@@ -48,8 +49,8 @@ const TAG_TEXT: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
-    root: OwnedFd,
-    lock: File,
+    root: Arc<OwnedFd>,
+    lock: Arc<File>,
     tmp: OwnedFd,
     kinds: [OwnedFd; Kind::ALL.len()],
 }
@@ -79,11 +80,11 @@ pub(super) struct FileId {
 
 /// One change to the disk (or a read), as failpoints and the power-cut recorder see it.
 #[derive(Clone, Copy, Debug)]
-#[expect(dead_code, reason = "read by failpoints alone")]
+#[cfg_attr(not(test), expect(dead_code, reason = "read by the tests' failpoints alone"))]
 pub(super) enum Op<'a> {
     Create { tmp: &'a str },
     Write { tmp: &'a str, bytes: &'a [u8] },
-    SetTimes { tmp: &'a str },
+    SetTimes,
     SyncFile { tmp: &'a str },
     MakeShard { kind: Kind, shard: &'a str },
     SyncKind { kind: Kind },
@@ -91,7 +92,11 @@ pub(super) enum Op<'a> {
     SyncShard { kind: Kind, shard: &'a str },
     Unlink { kind: Kind, name: &'a str },
     UnlinkTmp { tmp: &'a str },
-    Read { kind: Kind, name: &'a str },
+    Read,
+    WriteTag,
+    SyncTag,
+    SyncRoot,
+    MakeFolder,
 }
 
 /// Failpoints: in the shipped binary there are none.
@@ -114,19 +119,29 @@ impl Store {
         own(&root, path)?;
         let lock = lock(&root, path)?;
         claim(&root, path)?;
-        let tree = sub_folder(&root, TREE).map_err(at)?;
-        let tmp = sub_folder(&tree, TMP).map_err(at)?;
+        let store = Self::build(path, Arc::new(root), Arc::new(lock))
+            .map_err(|source| OpenError::Io { path: path.into(), source })?;
+        store.empty_tmp();
+        Ok(store)
+    }
+
+    /// The same folder, with what is missing of its tree made anew: somebody deleted part of it.
+    pub(super) fn renewed(&self) -> io::Result<Self> {
+        Self::build(&self.path, Arc::clone(&self.root), Arc::clone(&self.lock))
+    }
+
+    fn build(path: &Path, root: Arc<OwnedFd>, lock: Arc<File>) -> io::Result<Self> {
+        let tree = sub_folder(&root, TREE)?;
+        let tmp = sub_folder(&tree, TMP)?;
         let [answer, embedding, slice] = Kind::ALL;
         let kinds = [
-            sub_folder(&tree, answer.name()).map_err(at)?,
-            sub_folder(&tree, embedding.name()).map_err(at)?,
-            sub_folder(&tree, slice.name()).map_err(at)?,
+            sub_folder(&tree, answer.name())?,
+            sub_folder(&tree, embedding.name())?,
+            sub_folder(&tree, slice.name())?,
         ];
-        fs::fsync(&tree).map_err(at)?;
-        fs::fsync(&root).map_err(at)?;
-        let store = Self { path: path.into(), root, lock, tmp, kinds };
-        store.empty_tmp().map_err(at)?;
-        Ok(store)
+        fs::fsync(&tree)?;
+        fs::fsync(&root)?;
+        Ok(Self { path: path.into(), root, lock, tmp, kinds })
     }
 
     /// Opens a folder that is there already, for `sam2d cache …` without a daemon: makes nothing,
@@ -140,7 +155,7 @@ impl Store {
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(at(error)),
         };
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = match fs::openat(&root, LOCK, flags, Mode::empty()) {
             Ok(lock) => File::from(lock),
             Err(Errno::NOENT) => return Ok(None),
@@ -159,6 +174,7 @@ impl Store {
             part(&tree, slice.name()).map_err(at)?,
         ];
         let tmp = part(&tree, TMP).map_err(at)?;
+        let (root, lock) = (Arc::new(root), Arc::new(lock));
         Ok(Some(Self { path: path.into(), root, lock, tmp, kinds }))
     }
 
@@ -190,7 +206,7 @@ impl Store {
         limit: u64,
     ) -> io::Result<Option<Found>> {
         let name = name(key);
-        before(Op::Read { kind, name: &name })?;
+        before(Op::Read)?;
         let file = match open_entry(self.kind(kind), &name) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT) => return Ok(None),
@@ -239,7 +255,12 @@ impl Store {
             }
         }
         before(Op::Unlink { kind, name: &name })?;
-        match fs::unlinkat(self.kind(kind), &name, AtFlags::empty()) {
+        let mut removed = fs::unlinkat(self.kind(kind), &name, AtFlags::empty());
+        if removed == Err(Errno::ISDIR) {
+            // Not ours. Empty, it goes; with something in it, it stays and is trouble.
+            removed = fs::unlinkat(self.kind(kind), &name, AtFlags::REMOVEDIR);
+        }
+        match removed {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error.into()),
@@ -299,7 +320,7 @@ impl Store {
         before(Op::Write { tmp, bytes: image })?;
         file.write_all(image)?;
         // The scan takes creation (mtime) and last use (atime) from here, without opening the file.
-        before(Op::SetTimes { tmp })?;
+        before(Op::SetTimes)?;
         let created = timespec(created_ms);
         fs::futimens(&file, &Timestamps { last_access: created, last_modification: created })?;
         if kind.is_synced() {
@@ -333,14 +354,14 @@ impl Store {
         Ok(())
     }
 
-    fn empty_tmp(&self) -> Result<(), Errno> {
-        for item in fs::Dir::read_from(&self.tmp)? {
-            let item = item?;
+    /// What can't be removed stays: it harms nothing but the space it takes.
+    fn empty_tmp(&self) {
+        let Ok(list) = fs::Dir::read_from(&self.tmp) else { return };
+        for item in list.flatten() {
             if !matches!(item.file_name().to_bytes(), b"." | b"..") {
-                fs::unlinkat(&self.tmp, item.file_name(), AtFlags::empty())?;
+                let _ = fs::unlinkat(&self.tmp, item.file_name(), AtFlags::empty());
             }
         }
-        Ok(())
     }
 }
 
@@ -407,9 +428,10 @@ fn open_folder(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<Owned
     fs::openat(at, path, flags, Mode::empty())
 }
 
-fn sub_folder(at: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+fn sub_folder(at: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    before(Op::MakeFolder)?;
     make_folder(at.as_fd(), Path::new(name))?;
-    open_folder(at.as_fd(), name)
+    Ok(open_folder(at.as_fd(), name)?)
 }
 
 /// Ours and closed to others, or refused: the entries are made of patients' pixels.
@@ -425,14 +447,20 @@ fn own(root: &OwnedFd, path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Opened for reading only: an operator can then remount the disk read-only while we run.
 fn lock(root: &OwnedFd, path: &Path) -> Result<File, OpenError> {
     let at = |source: Errno| OpenError::Io { path: path.join(LOCK), source: source.into() };
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(fs::openat(root, LOCK, flags, FILE).map_err(at)?);
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = match fs::openat(root, LOCK, flags | OFlags::RDONLY, Mode::empty()) {
+        Err(Errno::NOENT) => fs::openat(root, LOCK, flags | OFlags::CREATE, FILE),
+        opened => opened,
+    };
+    let file = File::from(opened.map_err(at)?);
     hold(&file, path)?;
-    // Only for the message above; a failure to write it harms nothing.
-    let _ = file.set_len(0).and_then(|()| file.rewind());
-    let _ = writeln!(file, "{}", std::process::id());
+    // Only for the message to others; a failure to write it harms nothing.
+    if let Ok(pid) = fs::openat(root, LOCK, flags | OFlags::WRONLY | OFlags::TRUNC, FILE) {
+        let _ = writeln!(File::from(pid), "{}", std::process::id());
+    }
     Ok(file)
 }
 
@@ -453,7 +481,6 @@ fn hold(file: &File, path: &Path) -> Result<(), OpenError> {
 /// entries in a folder we would then refuse.
 fn claim(root: &OwnedFd, path: &Path) -> Result<(), OpenError> {
     let at = |source: Errno| OpenError::Io { path: path.join(TAG), source: source.into() };
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     for item in fs::Dir::read_from(root).map_err(at)? {
         let item = item.map_err(at)?;
         let name = item.file_name();
@@ -475,10 +502,18 @@ fn claim(root: &OwnedFd, path: &Path) -> Result<(), OpenError> {
         }
         return Ok(());
     }
-    let mut tag = File::from(fs::openat(root, TAG, flags, FILE).map_err(at)?);
-    tag.set_len(0)
-        .and_then(|()| tag.write_all(TAG_TEXT))
-        .and_then(|()| tag.sync_all())
-        .map_err(|source| OpenError::Io { path: path.join(TAG), source })?;
-    fs::fsync(root).map_err(at)
+    write_tag(root).map_err(|source| OpenError::Io { path: path.join(TAG), source })
+}
+
+fn write_tag(root: &OwnedFd) -> io::Result<()> {
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    before(Op::WriteTag)?;
+    let mut tag = File::from(fs::openat(root, TAG, flags, FILE)?);
+    tag.write_all(TAG_TEXT)?;
+    before(Op::SyncTag)?;
+    tag.sync_all()?;
+    before(Op::SyncRoot)?;
+    fs::fsync(root)?;
+    Ok(())
 }

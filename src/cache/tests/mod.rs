@@ -1,6 +1,13 @@
 //! What the cache promises, against real folders.
 
+mod broken;
+mod disk;
 pub(super) mod faults;
+mod kill;
+mod power;
+mod threads;
+mod time;
+mod tools;
 
 use super::*;
 use std::fs;
@@ -24,7 +31,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options { dir: Some(folder.path().join("cache")), ..Options::default() };
+        let dir = Some(folder.path().join("cache"));
+        let options = Options { dir, min_free_bytes: 0, ..Options::default() };
         Self { folder, now_ms: Arc::new(Millis::new(NOW_MS)), options }
     }
 
@@ -54,6 +62,40 @@ impl Bench {
     fn file(&self, kind: Kind, key: &Sum) -> PathBuf {
         let hex = key.to_hex();
         self.root().join("v1").join(kind.name()).join(&hex[..2]).join(hex)
+    }
+}
+
+impl Bench {
+    /// Without the part in memory: every lookup goes to the disk.
+    fn on_disk_only() -> Self {
+        let mut bench = Self::new();
+        bench.options.open_bytes = 0;
+        bench
+    }
+
+    fn reopened(&self, cache: Cache) -> Cache {
+        drop(cache);
+        self.open()
+    }
+
+    fn tmp_files(&self) -> usize {
+        files_under(&self.root().join("v1/tmp")).len()
+    }
+
+    /// Bytes that entries occupy on the disk, as the cache counts them.
+    fn disk_bytes(&self, kind: Kind) -> u64 {
+        let files = files_under(&self.root().join("v1").join(kind.name()));
+        files.iter().map(|file| fs::metadata(file).unwrap().len().next_multiple_of(4096)).sum()
+    }
+}
+
+/// A test that can't run here says so; `./test` lists it at the end.
+fn skip(name: &str, reason: &str) {
+    use std::io::Write as _;
+    eprintln!("skipped {name}: {reason}");
+    if let Some(list) = std::env::var_os("SAM2D_SKIPS") {
+        let mut list = fs::File::options().append(true).create(true).open(list).unwrap();
+        writeln!(list, "{name}: {reason}").unwrap();
     }
 }
 
@@ -130,35 +172,6 @@ fn kinds_and_keys_are_told_apart() {
     put(&cache, Kind::Answer, 1, 10);
     assert!(!holds(&cache, Kind::Slice, 1));
     assert!(!holds(&cache, Kind::Answer, 2));
-}
-
-#[test]
-fn an_entry_ends_a_day_after_its_creation_however_often_it_was_hit() {
-    for kind in Kind::ALL {
-        let bench = Bench::new();
-        let cache = bench.open();
-        put(&cache, kind, 1, 10);
-        bench.later(23 * HOUR_MS);
-        assert!(holds(&cache, kind, 1));
-        let entry = cache.get(kind, &key(1)).unwrap();
-        assert_eq!(
-            entry.expires(),
-            SystemTime::UNIX_EPOCH + Duration::from_millis(NOW_MS + 24 * HOUR_MS)
-        );
-        bench.later(HOUR_MS - 1);
-        assert!(holds(&cache, kind, 1));
-        bench.later(1);
-        assert!(!holds(&cache, kind, 1), "{kind:?}");
-        assert!(!holds(&bench.reopened(cache), kind, 1));
-        assert!(files_under(&bench.root().join("v1")).is_empty());
-    }
-}
-
-impl Bench {
-    fn reopened(&self, cache: Cache) -> Cache {
-        drop(cache);
-        self.open()
-    }
 }
 
 #[test]
@@ -261,41 +274,6 @@ fn half_made_and_foreign_files_are_gone_after_a_start() {
 }
 
 #[test]
-fn a_damaged_entry_is_a_miss_deleted_and_counted() {
-    for kind in Kind::ALL {
-        let bench = Bench::new();
-        let cache = bench.open();
-        put(&cache, kind, 1, 10_000);
-        drop(cache);
-        let file = bench.file(kind, &key(1));
-        rewrite(&file, |bytes| bytes[9000] ^= 1);
-        let cache = bench.open();
-        assert!(!holds(&cache, kind, 1));
-        assert!(!file.exists());
-        assert_eq!(cache.stats().kinds.iter().map(|kind| kind.bad).sum::<u64>(), 1);
-        put(&cache, kind, 1, 10_000);
-        assert!(holds(&bench.reopened(cache), kind, 1));
-    }
-}
-
-#[test]
-fn an_entry_under_another_key_or_kind_is_a_miss() {
-    let bench = Bench::new();
-    let cache = bench.open();
-    put(&cache, Kind::Answer, 1, 10);
-    drop(cache);
-    for (kind, n) in [(Kind::Answer, 2), (Kind::Slice, 1)] {
-        let to = bench.file(kind, &key(n));
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(bench.file(Kind::Answer, &key(1)), to).unwrap();
-    }
-    let cache = bench.open();
-    assert!(cache.get(Kind::Answer, &key(2)).is_none());
-    assert!(cache.get(Kind::Slice, &key(1)).is_none());
-    assert!(holds(&cache, Kind::Answer, 1));
-}
-
-#[test]
 fn switched_off_kinds_keep_nothing_and_fail_nothing() {
     let mut bench = Bench::new();
     bench.options.embeddings = false;
@@ -310,20 +288,6 @@ fn switched_off_kinds_keep_nothing_and_fail_nothing() {
 }
 
 #[test]
-fn purge_leaves_neither_file_nor_memory() {
-    let bench = Bench::new();
-    let cache = bench.open();
-    for kind in Kind::ALL {
-        put(&cache, kind, 1, 10);
-    }
-    assert_eq!(cache.purge(), 3);
-    for kind in Kind::ALL {
-        assert!(!holds(&cache, kind, 1));
-    }
-    assert!(files_under(&bench.root().join("v1")).is_empty());
-}
-
-#[test]
 fn a_hit_in_memory_opens_no_file() {
     let bench = Bench::new();
     let cache = bench.open();
@@ -331,19 +295,4 @@ fn a_hit_in_memory_opens_no_file() {
     put(&cache, Kind::Answer, 1, 10);
     fs::remove_file(bench.file(Kind::Answer, &key(1))).unwrap();
     assert!(cache.peek(Kind::Answer, &key(1)).is_some());
-}
-
-#[test]
-fn a_folder_deleted_under_the_daemon_is_made_anew() {
-    let bench = Bench::new();
-    let cache = bench.open();
-    put(&cache, Kind::Embedding, 1, 10);
-    fs::remove_dir_all(bench.root()).unwrap();
-    assert!(!holds(&cache, Kind::Embedding, 1));
-    put(&cache, Kind::Embedding, 2, 10);
-    assert!(holds(&cache, Kind::Embedding, 2));
-    assert!(bench.file(Kind::Embedding, &key(2)).exists());
-    assert_eq!(cache.stats().kinds[1].entries, 1);
-    let error = Cache::open(bench.options.clone(), bench.clock()).unwrap_err();
-    assert!(matches!(error, OpenError::Locked { .. }), "the new folder is locked too");
 }
