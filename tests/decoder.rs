@@ -180,3 +180,41 @@ fn a_16_bit_png_keeps_its_stored_units() {
     assert!(matches!(slice.samples(), Samples::Modality(_)));
     assert_eq!(slice.samples().modality().unwrap(), [4660., 65535.]);
 }
+
+const CANARY: &[u8] = b"Canary^Bird";
+
+/// Identity as a scanner writes it, and a UID that is none.
+const IDENTIFIED: [(u16, u16, &str, &[u8]); 6] = [
+    (0x0008, 0x0016, "UI", b"1.2.840.10008.5.1.4.1.1.2"),
+    (0x0008, 0x0018, "UI", b"1.2.3.4"),
+    (0x0010, 0x0010, "PN", CANARY),
+    (0x0020, 0x000D, "UI", b"1..2"),
+    (0x0020, 0x0032, "DS", b"1\\2\\3"),
+    (0x0028, 0x0030, "DS", b"0.5\\0.5"),
+];
+
+#[test]
+fn who_it_is_leaves_a_child_only_when_asked_for() {
+    let file = dicom(1, 3, &[0, 10, 20], &IDENTIFIED);
+    let decoder = decoder();
+    let (slice, source) = decoder.decode_with_source(&file, None).unwrap();
+    let source = source.unwrap();
+    assert_eq!(decoder.decode(&file, None).unwrap(), slice);
+    assert_eq!(source.value((0x0010, 0x0010)), Some(CANARY));
+    assert_eq!(source.value((0x0008, 0x0018)), Some(&b"1.2.3.4"[..]));
+    assert_eq!(source.value((0x0020, 0x000D)), None, "not a UID");
+    assert_eq!(source.value((0x0028, 0x0030)), Some(&b"0.5\\0.5"[..]));
+    assert_eq!((source.size(), source.frame(), source.frames()), (slice.size(), 0, 1));
+    let png = std::fs::read("samples/phantom-axial.png").unwrap();
+    assert!(decoder.decode_with_source(&png, None).unwrap().1.is_none());
+}
+
+#[test]
+fn a_place_at_the_top_of_a_file_of_several_frames_is_no_frames_place() {
+    let mut extra = IDENTIFIED.to_vec();
+    extra.push((0x0028, 0x0008, "IS", b"2"));
+    let file = dicom(1, 3, &[0, 10, 20, 30, 40, 50], &extra);
+    let source = decoder().decode_with_source(&file, Some(1)).unwrap().1.unwrap();
+    assert_eq!(source.value((0x0020, 0x0032)), None);
+    assert_eq!((source.frame(), source.frames()), (1, 2));
+}

@@ -8,6 +8,7 @@
 //! It may still panic, loop or run out of memory inside a codec: [`super::decoder`] is there for that.
 
 use super::{dicom, raster, sniff::sniff};
+use crate::domain::identity::SegmentationSource;
 use crate::domain::slice::{Format, Slice};
 
 /// How large an image may be.
@@ -111,5 +112,20 @@ pub fn decode(bytes: &[u8], frame: Option<u32>, limits: &Limits) -> Result<Slice
         Format::Png => raster::png(bytes, frame, limits),
         Format::Jpeg => raster::jpeg(bytes, frame, limits),
         Format::Dicom => dicom::decode(bytes, frame, limits),
+    }
+}
+
+/// What a DICOM Segmentation of this frame takes over from the file; `None` for PNG and JPEG.
+///
+/// # Errors
+/// As [`decode`], but for what only the pixels can show.
+pub fn segmentation_source(
+    bytes: &[u8],
+    frame: Option<u32>,
+    limits: &Limits,
+) -> Result<Option<SegmentationSource>, DecodeError> {
+    match sniff(bytes).ok_or(DecodeError::UnsupportedFormat)? {
+        Format::Png | Format::Jpeg => Ok(None),
+        Format::Dicom => dicom::segmentation_source(bytes, frame, limits).map(Some),
     }
 }

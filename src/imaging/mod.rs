@@ -14,6 +14,7 @@ pub mod png;
 pub mod postprocess;
 pub mod preprocess;
 mod raster;
+pub mod seg;
 pub mod sniff;
 pub mod window;
 

@@ -3,9 +3,9 @@
 //! It gets its limits, locks itself in, says so, waits for one image, answers, and ends. Nothing of
 //! one image can reach the next one, because there is none.
 
-use super::wire::{Reply, Request, Setup, info_to_bytes, receive, send};
+use super::wire::{Reply, Request, Setup, info_to_bytes, receive, send, source_to_bytes};
 use super::{sandbox, sealed};
-use crate::imaging::decode::{DecodeError, decode};
+use crate::imaging::decode::{DecodeError, decode, segmentation_source};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -58,9 +58,19 @@ fn answer_to(
     let bytes = sealed::map(file, length).map_err(ours)?;
     let slice = decode(&bytes, request.frame, &setup.limits)?;
     let info = info_to_bytes(slice.info(), slice.samples());
+    let identity = if request.identity {
+        segmentation_source(&bytes, request.frame, &setup.limits)?
+            .map_or_else(Vec::new, |source| source_to_bytes(&source))
+    } else {
+        Vec::new()
+    };
     let samples = slice.samples().bytes();
-    let reply = Reply::Slice { samples: samples.len() as u64, info: info.len() as u64 };
-    let sealed = sealed::fill(answer, &[samples, &info]).map_err(ours)?;
+    let reply = Reply::Slice {
+        samples: samples.len() as u64,
+        info: info.len() as u64,
+        identity: identity.len() as u64,
+    };
+    let sealed = sealed::fill(answer, &[samples, &info, &identity]).map_err(ours)?;
     Ok((reply, sealed))
 }
 

@@ -31,6 +31,7 @@ use self::sandbox::Bounds;
 use self::wire::Setup;
 use self::worker::{Failure, Worker};
 use super::decode::{DecodeError, Limits};
+use crate::domain::identity::SegmentationSource;
 use crate::domain::slice::Slice;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -131,6 +132,21 @@ struct Program {
     arguments: Vec<String>,
 }
 
+/// What is asked of a child.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wanted {
+    frame: Option<u32>,
+    /// Attributes for a DICOM Segmentation as well?
+    identity: bool,
+}
+
+/// What a child gave.
+#[derive(Debug)]
+struct Decoded {
+    slice: Slice,
+    source: Option<SegmentationSource>,
+}
+
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vitals {
@@ -177,7 +193,24 @@ impl Decoder {
     /// # Errors
     /// Any [`DecodeError`]; [`DecodeError::Unavailable`] alone is our fault.
     pub fn decode(&self, bytes: &[u8], frame: Option<u32>) -> Result<Slice, DecodeError> {
-        let result = self.decode_uncounted(bytes, frame);
+        self.counted(bytes, Wanted { frame, identity: false }).map(|decoded| decoded.slice)
+    }
+
+    /// The same, and what a DICOM Segmentation takes over from the file (`None` for PNG and JPEG).
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn decode_with_source(
+        &self,
+        bytes: &[u8],
+        frame: Option<u32>,
+    ) -> Result<(Slice, Option<SegmentationSource>), DecodeError> {
+        let decoded = self.counted(bytes, Wanted { frame, identity: true })?;
+        Ok((decoded.slice, decoded.source))
+    }
+
+    fn counted(&self, bytes: &[u8], wanted: Wanted) -> Result<Decoded, DecodeError> {
+        let result = self.decode_uncounted(bytes, wanted);
         let counter = match &result {
             Ok(_) => &self.counters.decoded,
             Err(DecodeError::Unavailable(_)) => &self.counters.unavailable,
@@ -200,7 +233,7 @@ impl Decoder {
         }
     }
 
-    fn decode_uncounted(&self, bytes: &[u8], frame: Option<u32>) -> Result<Slice, DecodeError> {
+    fn decode_uncounted(&self, bytes: &[u8], wanted: Wanted) -> Result<Decoded, DecodeError> {
         if bytes.len() as u64 > self.options.max_bytes {
             return Err(DecodeError::TooLarge(format!(
                 "the file has {} bytes; at most {} are taken",
@@ -213,10 +246,10 @@ impl Decoder {
         // A child that died while it waited (the kernel short of memory) costs the image nothing.
         for _ in 0..=self.options.workers {
             let mut worker = self.pool.take(arrival + patience)?;
-            let result = worker.decode(bytes, frame, Instant::now() + patience);
+            let result = worker.decode(bytes, wanted, Instant::now() + patience);
             self.pool.spent(worker);
             match result {
-                Ok(slice) => return Ok(slice),
+                Ok(decoded) => return Ok(decoded),
                 Err(Failure::Gone) => {}
                 Err(failure) => return Err(self.blame(failure)),
             }
@@ -251,7 +284,9 @@ impl Decoder {
             let decoded = Worker::start(&self.options.program(), self.options.setup())
                 .map_err(|error| error.to_string())
                 .and_then(|mut worker| {
-                    worker.decode(PROBE, None, deadline).map_err(|failure| format!("{failure:?}"))
+                    worker
+                        .decode(PROBE, Wanted::default(), deadline)
+                        .map_err(|failure| format!("{failure:?}"))
                 });
             match decoded {
                 Ok(_) => return Ok(()),

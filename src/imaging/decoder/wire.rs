@@ -4,7 +4,8 @@
 //! parent → child   Setup                      limits
 //! child  → parent  Ready | Refused            after the sandbox stands
 //! parent → child   Request + sealed memfd     the file's bytes
-//! child  → parent  Slice + sealed memfd       samples, then the slice's description
+//! child  → parent  Slice + sealed memfd       samples, the slice's description, and, where asked
+//!                                             for, what a DICOM Segmentation takes over
 //!                | Error                      why not
 //! ```
 //!
@@ -12,9 +13,10 @@
 //! [`super::worker`]. Words from the child are cut to printable ASCII before anyone sees them.
 
 use super::sandbox::Bounds;
+use crate::domain::identity::SegmentationSource;
 use crate::domain::slice::{Format, Samples, Size, SliceInfo, Voi, VoiLut, Window, WindowFunction};
 use crate::imaging::decode::{DecodeError, Limits};
-use crate::imaging::window;
+use crate::imaging::{seg, window};
 use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::net::{
@@ -111,11 +113,12 @@ impl Setup {
     }
 }
 
-/// Which frame of how many bytes; the bytes come in a memfd.
+/// Which frame of how many bytes, and whether a Segmentation is wanted; the bytes come in a memfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) length: u64,
     pub(super) frame: Option<u32>,
+    pub(super) identity: bool,
 }
 
 impl Request {
@@ -123,6 +126,7 @@ impl Request {
         let mut out = Out::default();
         out.u64(self.length);
         out.option(self.frame, Out::u32);
+        out.u8(u8::from(self.identity));
         out.0
     }
 
@@ -130,8 +134,9 @@ impl Request {
         let mut input = In(bytes);
         let length = input.u64()?;
         let frame = input.option(In::u32)?;
+        let identity = input.flag()?;
         input.end()?;
-        Some(Self { length, frame })
+        Some(Self { length, frame, identity })
     }
 }
 
@@ -142,8 +147,9 @@ pub(super) enum Reply {
     Ready,
     /// The sandbox can't be had here.
     Refused(String),
-    /// Samples and description are in the memfd, one after the other.
-    Slice { samples: u64, info: u64 },
+    /// Samples, description and identity (0 bytes where there is none) are in the memfd, one after
+    /// the other.
+    Slice { samples: u64, info: u64, identity: u64 },
     /// The image can't be decoded.
     Error(DecodeError),
 }
@@ -157,10 +163,11 @@ impl Reply {
                 out.u8(1);
                 out.text(reason);
             }
-            Self::Slice { samples, info } => {
+            Self::Slice { samples, info, identity } => {
                 out.u8(2);
                 out.u64(*samples);
                 out.u64(*info);
+                out.u64(*identity);
             }
             Self::Error(error) => {
                 out.u8(3);
@@ -175,7 +182,10 @@ impl Reply {
         let reply = match input.u8()? {
             0 => Self::Ready,
             1 => Self::Refused(input.text()?),
-            2 => Self::Slice { samples: input.u64()?, info: input.u64()? },
+            2 => {
+                let (samples, info, identity) = (input.u64()?, input.u64()?, input.u64()?);
+                Self::Slice { samples, info, identity }
+            }
             3 => Self::Error(error_from(&mut input)?),
             _ => return None,
         };
@@ -231,6 +241,36 @@ fn error_from(input: &mut In<'_>) -> Option<DecodeError> {
         6 => DecodeError::Unavailable(input.text()?),
         _ => return None,
     })
+}
+
+/// What a Segmentation takes over.
+pub(super) fn source_to_bytes(source: &SegmentationSource) -> Vec<u8> {
+    let mut out = Out::default();
+    for (tag, value) in source.values() {
+        out.0.extend_from_slice(&tag.0.to_le_bytes());
+        out.0.extend_from_slice(&tag.1.to_le_bytes());
+        out.u32(u32::try_from(value.len()).unwrap_or(0));
+        out.0.extend_from_slice(value);
+    }
+    out.0
+}
+
+/// The same from a child that may lie: geometry is the slice's, and every value one that a
+/// Segmentation may hold.
+pub(super) fn source_from_bytes(bytes: &[u8], slice: &SliceInfo) -> Option<SegmentationSource> {
+    let mut input = In(bytes);
+    let mut values = Vec::new();
+    while input.end().is_none() {
+        let tag = (u16::from_le_bytes(input.array()?), u16::from_le_bytes(input.array()?));
+        let length = input.u32()? as usize;
+        let (value, rest) = input.0.split_at_checked(length)?;
+        input.0 = rest;
+        let known = values.iter().any(|(other, _)| *other == tag);
+        let acceptable = seg::source::acceptable(seg::source::taken(tag)?, value)?;
+        (!known && acceptable == value).then_some(())?;
+        values.push((tag, acceptable));
+    }
+    Some(SegmentationSource::new(slice.size, slice.frame, slice.frames, values))
 }
 
 /// A slice's description and the type of its samples.

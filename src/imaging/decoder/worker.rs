@@ -1,8 +1,8 @@
 //! The parent's side of one child: start it, hand it one image, check what comes back.
 
-use super::wire::{Reply, Request, Setup, info_from_bytes, receive, send};
-use super::{Program, sealed};
-use crate::domain::slice::Slice;
+use super::wire::{Reply, Request, Setup, info_from_bytes, receive, send, source_from_bytes};
+use super::{Decoded, Program, Wanted, sealed};
+use crate::domain::slice::{Format, Slice};
 use crate::imaging::decode::DecodeError;
 use crate::imaging::sniff::sniff;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -84,13 +84,14 @@ impl Worker {
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
-        frame: Option<u32>,
+        wanted: Wanted,
         deadline: Instant,
-    ) -> Result<Slice, Failure> {
+    ) -> Result<Decoded, Failure> {
         let file = sealed::create()
             .and_then(|file| sealed::fill(file, &[bytes]))
             .map_err(Failure::Ours)?;
-        let request = Request { length: bytes.len() as u64, frame };
+        let Wanted { frame, identity } = wanted;
+        let request = Request { length: bytes.len() as u64, frame, identity };
         send(&self.socket, &request.to_bytes(), Some(file.as_fd())).map_err(|_| Failure::Gone)?;
         drop(file);
         if !self.has_answer(deadline).map_err(Failure::Ours)? {
@@ -100,9 +101,9 @@ impl Worker {
             return Err(Failure::Died(self.last_words()));
         };
         match Reply::from_bytes(&reply) {
-            Some(Reply::Slice { samples, info }) => {
+            Some(Reply::Slice { samples, info, identity }) => {
                 let file = file.ok_or(Failure::Lied("an answer without its memory"))?;
-                self.checked(file, (samples, info), (bytes, frame))
+                self.checked(file, [samples, info, identity], (bytes, wanted))
             }
             Some(Reply::Error(error)) => Err(Failure::Refused(error)),
             _ => Err(Failure::Lied("an answer out of turn")),
@@ -113,27 +114,41 @@ impl Worker {
     fn checked(
         &self,
         file: OwnedFd,
-        (samples, info): (u64, u64),
-        (bytes, frame): (&[u8], Option<u32>),
-    ) -> Result<Slice, Failure> {
+        [samples, info, identity]: [u64; 3],
+        (bytes, wanted): (&[u8], Wanted),
+    ) -> Result<Decoded, Failure> {
         let length = samples
             .checked_add(info)
+            .and_then(|length| length.checked_add(identity))
             .filter(|&length| length <= self.setup.bounds.answer_bytes)
             .and_then(|length| usize::try_from(length).ok())
             .ok_or(Failure::Lied("an answer larger than any may be"))?;
         let samples = usize::try_from(samples).unwrap_or(length);
+        let info_end = samples + usize::try_from(info).unwrap_or(length - samples);
         let memory = sealed::map(file, length)
             .map_err(|_| Failure::Lied("memory that is not as it says"))?;
-        let (info, samples) = info_from_bytes(&memory.slice(samples..), memory.slice(..samples))
+        let (info, identity) = (memory.slice(samples..info_end), memory.slice(info_end..));
+        let (info, samples) = info_from_bytes(&info, memory.slice(..samples))
             .ok_or(Failure::Lied("a description that can't be"))?;
         let size = info.size;
         if self.setup.limits.check(size.width.into(), size.height.into()).is_err() {
             return Err(Failure::Lied("a size past the limits"));
         }
+        let frame = wanted.frame;
         if Some(info.format) != sniff(bytes) || frame.is_some_and(|frame| frame != info.frame) {
             return Err(Failure::Lied("another image than was asked for"));
         }
-        Slice::new(info, samples).map_err(|_| Failure::Lied("samples that don't fill the image"))
+        let source = match (wanted.identity, info.format) {
+            (true, Format::Dicom) => {
+                let source = source_from_bytes(&identity, &info);
+                Some(source.ok_or(Failure::Lied("an identity that can't be"))?)
+            }
+            _ if identity.is_empty() => None,
+            _ => return Err(Failure::Lied("an identity nobody asked for")),
+        };
+        let slice = Slice::new(info, samples)
+            .map_err(|_| Failure::Lied("samples that don't fill the image"))?;
+        Ok(Decoded { slice, source })
     }
 
     /// Waits for a message or the end of the child; false when the deadline came first.

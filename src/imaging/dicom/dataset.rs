@@ -27,8 +27,10 @@ pub(super) const PIXEL_DATA: Tag = Tag(0x7FE0, 0x0010);
 const FLOAT_PIXEL_DATA: Tag = Tag(0x7FE0, 0x0008);
 const DOUBLE_FLOAT_PIXEL_DATA: Tag = Tag(0x7FE0, 0x0009);
 
-/// Sequences whose items matter to a picture.
-const KEPT_SEQUENCES: [Tag; 9] = [
+/// Sequences whose items matter to a picture, or to where it lies.
+const KEPT_SEQUENCES: [Tag; 11] = [
+    Tag(0x0020, 0x9113), // Plane Position
+    Tag(0x0020, 0x9116), // Plane Orientation
     Tag(0x0028, 0x3000), // Modality LUT
     Tag(0x0028, 0x3010), // VOI LUT
     Tag(0x0028, 0x9110), // Pixel Measures

@@ -11,6 +11,7 @@ mod dataset;
 mod display;
 mod frame;
 mod header;
+mod identity;
 mod lut;
 mod stored;
 mod syntax;
@@ -21,10 +22,14 @@ use self::stored::Stored;
 use self::syntax::{Coding, Syntax};
 use super::decode::{DecodeError, Limits, choose_frame};
 use super::raster::modality_bytes;
+use crate::domain::identity::SegmentationSource;
 use crate::domain::slice::{Format, Samples, Size, Slice, SliceInfo};
 use flate2::read::DeflateDecoder;
 use std::borrow::Cow;
 use std::io::Read as _;
+
+/// JPEG baseline and extended lose something whatever the file says of it; the others may or may not.
+const ALWAYS_LOSSY: [&str; 2] = ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"];
 
 /// Decodes one frame.
 ///
@@ -35,16 +40,8 @@ pub(super) fn decode(
     frame: Option<u32>,
     limits: &Limits,
 ) -> Result<Slice, DecodeError> {
-    let (uid, start) = dataset::read_meta(file)?;
-    let syntax = Syntax::of(&uid)?;
-    let body = file.get(start..).unwrap_or_default();
-    let body = if syntax.deflated {
-        inflate(body, limits.max_inflated_bytes)?
-    } else {
-        Cow::Borrowed(body)
-    };
-    let encoding = Encoding { implicit_vr: syntax.implicit_vr, big_endian: syntax.big_endian };
-    let set = DataSet::read(&body, encoding)?;
+    let (_, syntax, body) = opened(file, limits)?;
+    let set = DataSet::read(&body, encoding(syntax))?;
     let pixels = set
         .pixel_data()
         .ok_or_else(|| DecodeError::unreadable("the DICOM file has no pixel data"))?;
@@ -53,6 +50,42 @@ pub(super) fn decode(
     let (stored, header) = stored_values(&set, &pixels, syntax, header, frame)?;
     let scope = Scope::of(&set, frame);
     slice(&scope, &stored, &header, frame)
+}
+
+/// What a Segmentation of one frame takes over from the file.
+///
+/// # Errors
+/// As [`decode`], but for what only the pixels can show.
+pub(super) fn segmentation_source(
+    file: &[u8],
+    frame: Option<u32>,
+    limits: &Limits,
+) -> Result<SegmentationSource, DecodeError> {
+    let (uid, syntax, body) = opened(file, limits)?;
+    let set = DataSet::read(&body, encoding(syntax))?;
+    let header = Header::read(&set, limits)?;
+    let frame = choose_frame(frame, header.frames)?;
+    Ok(identity::read(&set, &header, frame, ALWAYS_LOSSY.contains(&uid.as_str())))
+}
+
+/// The transfer syntax, by UID and by meaning, and the bytes of the data set.
+fn opened<'a>(
+    file: &'a [u8],
+    limits: &Limits,
+) -> Result<(String, Syntax, Cow<'a, [u8]>), DecodeError> {
+    let (uid, start) = dataset::read_meta(file)?;
+    let syntax = Syntax::of(&uid)?;
+    let body = file.get(start..).unwrap_or_default();
+    let body = if syntax.deflated {
+        inflate(body, limits.max_inflated_bytes)?
+    } else {
+        Cow::Borrowed(body)
+    };
+    Ok((uid, syntax, body))
+}
+
+fn encoding(syntax: Syntax) -> Encoding {
+    Encoding { implicit_vr: syntax.implicit_vr, big_endian: syntax.big_endian }
 }
 
 /// PS3.5 A.5: a raw deflate stream, held to a limit.
