@@ -6,10 +6,10 @@ use super::*;
 struct Dice(u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    fn roll(&mut self, sides: usize) -> usize {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
+        usize::try_from(self.0 >> 33).unwrap() % sides
     }
 }
 
@@ -34,7 +34,7 @@ fn storm(
 }
 
 fn some_entry(dice: &mut Dice) -> (Kind, u8) {
-    (Kind::ALL[dice.roll(3) as usize], u8::try_from(dice.roll(10)).unwrap())
+    (Kind::ALL[dice.roll(3)], u8::try_from(dice.roll(10)).unwrap())
 }
 
 fn try_put(cache: &Cache, kind: Kind, n: u8, soon: bool) {
@@ -55,7 +55,7 @@ fn spoil(bench: &Bench, kind: Kind, n: u8, dice: &mut Dice) {
     match dice.roll(3) {
         0 => bytes.truncate(bytes.len() / 2),
         1 => {
-            let at = dice.roll(bytes.len().max(1) as u64) as usize;
+            let at = dice.roll(bytes.len().max(1));
             bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 0x40);
         }
         _ => {
@@ -63,7 +63,7 @@ fn spoil(bench: &Bench, kind: Kind, n: u8, dice: &mut Dice) {
             return;
         }
     }
-    let spoilt = bench.folder.path().join(format!("spoilt-{}", dice.roll(u64::MAX)));
+    let spoilt = bench.folder.path().join(format!("spoilt-{}", dice.roll(usize::MAX)));
     if fs::write(&spoilt, bytes).is_ok() {
         let _ = fs::rename(spoilt, file);
     }
