@@ -12,6 +12,7 @@ use sam2d::engine::package::Package;
 use sam2d::engine::package::manifest::Selection;
 use sam2d::engine::select::{PromptKind, choose};
 use sam2d::imaging::{decode, png, postprocess, preprocess, window};
+use sam2d::service::selftest;
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -138,6 +139,8 @@ fn compare(folder: &Path) {
     assert!(CASES.iter().all(|name| names.contains(name)), "{names:?}");
 
     let mut backend = CpuBackend::load(&package, 0).unwrap();
+    let passed = selftest::run(&package, &mut backend).unwrap();
+    assert!(passed.report.mask_iou > 0.99, "{}", passed.report.mask_iou);
     let size = Size { width: reference.image.width, height: reference.image.height };
     let picture = picture(&folder.join(&reference.image.path), size, reference.input_size);
     let embedding = backend.encode(&picture).unwrap();

@@ -199,9 +199,11 @@ pub struct Golden {
     pub iou: f64,
     /// How far the predicted IoU may be off.
     pub iou_tolerance: f64,
-    /// A bare file name: 8-bit grey PNG of 0 and 255, as large as the picture. It needs no sum:
-    /// what comes out is held against it, area and place, so another mask fails the self-test.
+    /// A bare file name: 8-bit grey PNG of 0 and 255, as large as the picture.
     pub mask: String,
+    /// Of the mask file's bytes.
+    #[serde(deserialize_with = "hex_sum")]
+    pub mask_sha256: Sum,
     /// Least IoU of the mask that comes out with the one in the file.
     pub mask_iou_min: f64,
 }

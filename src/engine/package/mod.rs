@@ -2,8 +2,7 @@
 //! the same files compiled in.
 //!
 //! Invariants:
-//! 1. A [`Package`] exists only if every file it names was there, and model files and golden picture
-//!    had the sums the manifest says.
+//! 1. A [`Package`] exists only if every file it names was there and had the sum the manifest says.
 //! 2. Bytes that are handed to a backend are the ones that were hashed: [`Package::read`] hashes
 //!    what it read, not what lay there a moment ago.
 //! 3. Model files are not kept in memory; a package is small to hold while the engine runs.
@@ -159,6 +158,7 @@ impl Package {
         let golden_image = origin.read(&golden.image, MAX_GOLDEN_BYTES)?;
         origin.check(&golden.image, &golden_image, golden.sha256)?;
         let golden_mask = origin.read(&golden.mask, MAX_GOLDEN_BYTES)?;
+        origin.check(&golden.mask, &golden_mask, golden.mask_sha256)?;
         let package = Self {
             digest: Sum::of(&text),
             golden_image: Bytes::from_owner(golden_image),
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn one_changed_byte_in_any_hashed_file_refuses_the_package() {
-        for name in ["encoder.onnx", "decoder.onnx", "golden.png"] {
+        for name in ["encoder.onnx", "decoder.onnx", "golden.png", "golden_mask.png"] {
             let folder = folder();
             let path = folder.path().join(name);
             let mut bytes = fs::read(&path).unwrap();
