@@ -59,6 +59,7 @@ async fn run(config: Config) -> ExitCode {
         Err(error) => return failed_with(EX_SOFTWARE, &error),
     };
     greet(&addresses);
+    tokio::spawn(ops::systemd::follow(service.engine().clone()));
     if config.engine.required && !is_ready(&service).await {
         eprintln!("sam2d: no engine, and engine.required is set");
         return ExitCode::from(EX_UNAVAILABLE);
@@ -187,6 +188,7 @@ async fn stop_signal() {
         _ = term.recv() => tracing::info!("SIGTERM: finishing what was accepted"),
         _ = int.recv() => tracing::info!("SIGINT: finishing what was accepted"),
     }
+    ops::systemd::stopping();
 }
 
 /// `sam2d segment`.
