@@ -315,6 +315,9 @@ person('a series: leafing, its slider, and the next slice from this one', async 
   assert.equal(await page.textContent('#slice-of'), 'Slice 2 of 3');
   const second = await editor.mask();
   const common = first.data.reduce((sum, pixel, i) => sum + (pixel & second.data[i]), 0);
+  // Space, not the order of picking, says which is the next: there the picture has moved to the right.
+  const middle = (/** @type {{data: Uint8Array}} */ { data }) => data.reduce((sum, pixel, i) => sum + pixel * (i % 256), 0) / data.reduce((sum, pixel) => sum + pixel, 0);
+  assert.ok(middle(second) > middle(first) + 0.5, `${middle(first)} to ${middle(second)}`);
   assert.ok(common > 0.7 * first.data.reduce((sum, pixel) => sum + pixel, 0), 'the same ellipse');
   const from = (await editor.asked('/sam2')).at(-1);
   assert.match(String(from?.prompt_from), /^\S+$/);

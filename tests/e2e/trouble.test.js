@@ -38,6 +38,7 @@ test('the box goes and comes back: a banner, manual work, and no click needed to
     // It is noticed at the latest when something is asked.
     await editor.click(LEFT_ELLIPSE);
     await editor.page.waitForSelector('#box-state[data-kind="down"]', { timeout: 40000 });
+    assert.equal(await editor.page.isVisible('#banner'), true);
     assert.match(String(await editor.page.textContent('#banner')), /cannot be reached/);
     assert.equal(await editor.page.isDisabled('#one-click'), true);
     assert.match(String(await editor.page.textContent('#one-click-why')), /cannot be reached/);
@@ -88,6 +89,7 @@ test('a box without an engine says why, and the manual tools work', options, asy
     const { page } = editor;
     await page.waitForSelector('#box-state[data-kind="manual"]');
     const { reason } = await daemon.health();
+    assert.equal(await page.isVisible('#banner'), true);
     assert.match(String(await page.textContent('#banner')), /^Manual tools only/);
     assert.ok(String(await page.textContent('#banner')).includes(reason.replace(/\.$/, '')), reason);
     await editor.openFiles(goldenPng());
@@ -120,14 +122,15 @@ test('no answer in 35 s: the overlay counts, the failure is told, retry goes on;
     daemon.pause();
     await page.click('#one-click');
     const overlay = page.locator('#busy[open]');
-    await overlay.waitFor();
+    assert.equal(await overlay.count(), 1, 'at once');
     assert.match(String(await overlay.textContent()), /Segmenting… up to 30 s/);
     await page.clock.runFor(4000);
     assert.match(String(await page.textContent('#busy-elapsed')), /^[4-9]\.\d s$/);
     await editor.shot('busy');
     await page.click('#busy-cancel');
     await overlay.waitFor({ state: 'hidden' });
-    await editor.answered(/Cancelled/);
+    await editor.answered(/^Cancelled/);
+    assert.equal(await page.isVisible('#failure'), false, 'a wish is no failure');
     assert.equal(await editor.area(), 0);
 
     await page.click('#one-click');
@@ -197,6 +200,8 @@ test('a box that wants a token is given one, in this tab only', options, async (
     await page.click('#token-cancel');
     await page.waitForSelector('#box-state[data-kind="token"]');
     // Waved away, it is asked for again only when a person wants something.
+    await page.waitForTimeout(600);
+    await editor.context('auto');
     await page.waitForTimeout(600);
     assert.equal(await dialog.count(), 0);
     await editor.click(LEFT_ELLIPSE);

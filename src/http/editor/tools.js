@@ -319,10 +319,7 @@ export class Tools {
 
   /** @param {MouseEvent} event */
   doubled(event) {
-    if (this.editor.tool !== 'polygon' || !this.polygon.length) return;
-    // The double click's second half has put a corner on top of the last one.
-    this.polygon.pop();
-    this.closePolygon(event.altKey);
+    if (this.editor.tool === 'polygon' && this.polygon.length) this.closePolygon(event.altKey);
   }
 
   /** @param {WheelEvent} event */
