@@ -147,3 +147,45 @@ pub enum Target {
     #[default]
     Muscle,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Every marked pixel is in the box, and each of its four sides touches one.
+        #[test]
+        fn the_bounding_box_is_the_smallest_one(
+            width in 1_u32..24,
+            height in 1_u32..24,
+            seed in proptest::collection::vec(0_u8..12, 576),
+        ) {
+            let size = Size { width, height };
+            let pixels: Vec<u8> =
+                seed.iter().take(size.pixels()).map(|&v| if v == 0 { 255 } else { 0 }).collect();
+            let mask = Mask::new(size, pixels).unwrap();
+            let marked: Vec<(u32, u32)> = (0..height)
+                .flat_map(|y| (0..width).map(move |x| (x, y)))
+                .filter(|&(x, y)| mask.contains(x, y))
+                .collect();
+            let expected = marked.iter().map(|p| p.0).min().map(|x| {
+                let y = marked.iter().map(|p| p.1).min().unwrap();
+                let right = marked.iter().map(|p| p.0).max().unwrap();
+                let bottom = marked.iter().map(|p| p.1).max().unwrap();
+                BoundingBox { x, y, width: right - x + 1, height: bottom - y + 1 }
+            });
+            prop_assert_eq!(mask.bounding_box(), expected);
+            prop_assert_eq!(mask.area(), marked.len());
+            prop_assert_eq!(mask.is_empty(), marked.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_binary_pixels_of_the_right_number_are_a_mask() {
+        let size = Size { width: 2, height: 1 };
+        assert!(Mask::new(size, vec![0, 255]).is_some());
+        assert!(Mask::new(size, vec![0, 1]).is_none());
+        assert!(Mask::new(size, vec![0]).is_none());
+    }
+}

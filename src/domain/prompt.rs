@@ -202,3 +202,97 @@ fn clipped(bounds: PromptBox, size: Size) -> Result<PromptBox, PromptError> {
     }
     Ok(PromptBox { x, y, width, height })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SIZE: Size = Size { width: 100, height: 50 };
+
+    fn inside(x: f64, y: f64) -> Click {
+        Click { x, y, label: ClickLabel::Inside }
+    }
+
+    fn outside(x: f64, y: f64) -> Click {
+        Click { x, y, label: ClickLabel::Outside }
+    }
+
+    fn checked(clicks: &[Click], bounds: Option<PromptBox>) -> Result<Prompt, PromptError> {
+        Prompt::new(SIZE, clicks.to_vec(), bounds, None, 3)
+    }
+
+    #[test]
+    fn the_far_edges_are_clamped_and_beyond_them_is_named() {
+        let prompt = checked(&[inside(100.0, 50.0)], None).unwrap();
+        assert_eq!(prompt.clicks(), [inside(99.0, 49.0)]);
+        let error = checked(&[inside(1.0, 1.0), inside(5.0, 50.01)], None).unwrap_err();
+        assert_eq!(error.to_string(), "click_points[1].y = 50.01 lies outside the image (0 to 50)");
+        assert!(checked(&[inside(-0.01, 0.0)], None).is_err());
+        let error = checked(&[inside(f64::NAN, 0.0)], None).unwrap_err();
+        assert_eq!(error.to_string(), "click_points[0].x is not a finite number");
+    }
+
+    #[test]
+    fn negative_clicks_alone_contradictions_and_too_many_are_refused() {
+        assert_eq!(checked(&[outside(1.0, 1.0)], None), Err(PromptError::NothingPositive));
+        let bounds = PromptBox { x: 0.0, y: 0.0, width: 9.0, height: 9.0 };
+        assert!(checked(&[outside(1.0, 1.0)], Some(bounds)).is_ok());
+        let both = [inside(1.0, 1.0), inside(2.0, 2.0), outside(1.0, 1.0)];
+        let contradiction = PromptError::Contradiction { first: 0, second: 2 };
+        assert_eq!(checked(&both, None), Err(contradiction));
+        let many = [inside(1.0, 1.0); 4];
+        assert_eq!(checked(&many, None), Err(PromptError::TooMany { count: 4, limit: 3 }));
+    }
+
+    #[test]
+    fn a_box_is_clipped_and_reaches_sam2_as_corners_of_pixels() {
+        let bounds = PromptBox { x: -10.0, y: 40.0, width: 20.0, height: 30.0 };
+        let clipped = checked(&[], Some(bounds)).unwrap().bounds().unwrap();
+        assert_eq!(clipped, PromptBox { x: 0.0, y: 40.0, width: 10.0, height: 10.0 });
+        assert_eq!(clipped.corners(), [(0.0, 40.0), (9.0, 49.0)]);
+        let off = PromptBox { x: 100.0, y: 0.0, width: 5.0, height: 5.0 };
+        assert_eq!(checked(&[], Some(off)), Err(PromptError::EmptyBox { size: SIZE }));
+        let negative = PromptBox { x: 9.0, y: 9.0, width: -3.0, height: 4.0 };
+        assert!(checked(&[], Some(negative)).is_err());
+    }
+
+    #[test]
+    fn minus_zero_is_zero() {
+        let prompt = checked(&[inside(-0.0, 0.0)], None).unwrap();
+        assert!(prompt.clicks()[0].x.is_sign_positive());
+    }
+
+    proptest! {
+        /// Whatever is sent: refused, or within the image.
+        #[test]
+        fn an_accepted_prompt_lies_on_the_image(
+            width in 1_u32..5000,
+            height in 1_u32..5000,
+            x in -100.0..6000.0,
+            y in -100.0..6000.0,
+            w in -10.0..6000.0,
+            h in -10.0..6000.0,
+        ) {
+            let size = Size { width, height };
+            let bounds = PromptBox { x, y, width: w, height: h };
+            let (right, bottom) = (f64::from(width), f64::from(height));
+            if let Ok(prompt) = Prompt::new(size, vec![inside(x, y)], None, None, 1) {
+                let click = prompt.clicks()[0];
+                prop_assert!((0.0..=right - 1.0).contains(&click.x));
+                prop_assert!((0.0..=bottom - 1.0).contains(&click.y));
+                prop_assert!(x >= 0.0 && x <= right && y >= 0.0 && y <= bottom);
+            } else {
+                prop_assert!(x < 0.0 || x > right || y < 0.0 || y > bottom);
+            }
+            if let Ok(prompt) = Prompt::new(size, Vec::new(), Some(bounds), None, 1) {
+                let clipped = prompt.bounds().unwrap();
+                prop_assert!(clipped.width > 0.0 && clipped.height > 0.0);
+                prop_assert!(clipped.x >= 0.0 && clipped.x + clipped.width <= right + 1e-9);
+                prop_assert!(clipped.y >= 0.0 && clipped.y + clipped.height <= bottom + 1e-9);
+                let [near, far] = clipped.corners();
+                prop_assert!(far.0 >= near.0 && far.1 >= near.1);
+            }
+        }
+    }
+}

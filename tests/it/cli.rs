@@ -1,0 +1,120 @@
+//! The command line as people use it: the real binary, its words and exit codes.
+
+use crate::support::disc_png;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn sam2d(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sam2d"));
+    command.args(arguments).env_remove("SAM2D_ENGINE__PATH").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn sample() -> String {
+    format!("{}/samples/phantom-axial.dcm", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn segment_writes_mask_and_overlay_and_says_what_it_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let done =
+        sam2d(&["segment", &sample(), "--point", "160,167", "--out", out, "--overlay", "--json"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let line: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&line["width"], &line["height"]), (&320.into(), &260.into()));
+    assert_eq!(line["notice"], "Not for diagnostic use.");
+    assert_eq!(line["model"]["intended_use"], "demonstration");
+    let bounds = &line["bounding_box"];
+    let at = |key: &str| bounds[key].as_u64().unwrap();
+    assert!(at("x") <= 160 && 160 < at("x") + at("width"), "{bounds}");
+    assert!(at("y") <= 167 && 167 < at("y") + at("height"), "{bounds}");
+    for name in ["phantom-axial.mask.png", "phantom-axial.overlay.png"] {
+        let png = std::fs::read(folder.path().join(name)).unwrap();
+        assert!(png.starts_with(b"\x89PNG"), "{name}");
+    }
+}
+
+#[test]
+fn segment_goes_on_after_a_bad_file_and_exits_with_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bad, good) = (folder.path().join("bad.png"), folder.path().join("good.png"));
+    std::fs::write(&bad, b"nothing").unwrap();
+    std::fs::write(&good, disc_png(96, 80)).unwrap();
+    let names = [bad.to_str().unwrap(), good.to_str().unwrap()];
+    let done = sam2d(&["segment", names[0], names[1], "--box", "20,20,40,40"]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(text(&done.stderr).contains("not a PNG, JPEG or DICOM"), "{}", text(&done.stderr));
+    assert!(text(&done.stderr).contains("1 of 2 failed"));
+    assert!(folder.path().join("good.mask.png").exists());
+}
+
+#[test]
+fn usage_is_two_configuration_is_78_and_no_engine_is_69() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("wrong.toml");
+    std::fs::write(&wrong, "[http]\nlisten = [\"127.0.0.1:0\"]\nmax_bodybytes = 1\n").unwrap();
+    let wrong = wrong.to_str().unwrap();
+    assert_eq!(sam2d(&["--no-such-flag"]).status.code(), Some(2));
+    for arguments in [["check-config", wrong].as_slice(), &["--config", wrong]] {
+        let done = sam2d(arguments);
+        assert_eq!(done.status.code(), Some(78));
+        let words = text(&done.stderr);
+        assert!(words.contains("line 3") && words.contains("`max_body_bytes`"), "{words}");
+    }
+    let nowhere = folder.path().join("no-engine");
+    let done = sam2d(&["segment", &sample(), "--engine", nowhere.to_str().unwrap()]);
+    assert_eq!(done.status.code(), Some(69), "{}", text(&done.stderr));
+}
+
+#[test]
+fn an_open_address_needs_a_rule_for_who_may_ask() {
+    let done = sam2d(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(done.status.code(), Some(78));
+    assert!(text(&done.stderr).contains("allow_anonymous"), "{}", text(&done.stderr));
+}
+
+#[test]
+fn a_busy_port_is_named_with_its_remedy() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let done = sam2d(&["--listen", &address]);
+    assert_eq!(done.status.code(), Some(1));
+    let words = text(&done.stderr);
+    assert!(words.contains(&address) && words.contains("--listen"), "{words}");
+}
+
+#[test]
+fn engines_are_listed_described_and_verified() {
+    let listed = sam2d(&["engine", "list"]);
+    assert!(text(&listed.stdout).contains("embedded"), "{}", text(&listed.stdout));
+    let package = format!("{}/tests/fixtures/engines/seeded-m3", env!("CARGO_MANIFEST_DIR"));
+    let described = sam2d(&["engine", "inspect", &package]);
+    assert!(text(&described.stdout).contains("seeded-m3"));
+    let verified = sam2d(&["engine", "verify", &package]);
+    assert!(verified.status.success(), "{}", text(&verified.stderr));
+    assert!(text(&verified.stdout).contains("golden image right"));
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(Path::new(&package)).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    let decoder = copy.path().join("decoder.onnx");
+    let mut bytes = std::fs::read(&decoder).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&decoder, bytes).unwrap();
+    let broken = sam2d(&["engine", "verify", copy.path().to_str().unwrap()]);
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(text(&broken.stderr).contains("decoder.onnx"), "{}", text(&broken.stderr));
+}
+
+#[test]
+fn health_says_down_when_nobody_listens() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let done = sam2d(&["health", "--url", &format!("http://{free}")]);
+    assert_eq!(done.status.code(), Some(2));
+    assert!(text(&done.stdout).starts_with("CRITICAL"), "{}", text(&done.stdout));
+}
