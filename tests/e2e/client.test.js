@@ -94,11 +94,13 @@ test('an earlier mask refines and a neighbour’s mask seeds', options, async ()
 });
 
 test('the box’s refusals arrive as its own words', options, async () => {
+  const { mask_id: known } = await sam2Segment({ image: png(), clickPoints: left });
+  const unknown = [...known].map((digit) => (digit === 'a' ? 'b' : 'a')).join('');
   const cases = [
     { request: { image: png(), clickPoints: [{ x: 9999, y: 1 }] }, code: 'prompt_out_of_bounds' },
     { request: { image: new Blob(['no picture']) }, code: 'unsupported_format' },
     { request: { image: 'image:0123456789abcdef' }, code: 'unknown_image' },
-    { request: { image: png(), clickPoints: left, maskInput: 'unknown-mask' }, code: 'unknown_mask' },
+    { request: { image: png(), clickPoints: left, maskInput: unknown }, code: 'unknown_mask' },
   ];
   for (const { request, code } of cases) {
     await assert.rejects(sam2Segment(request), (/** @type {any} */ error) => {

@@ -52,7 +52,8 @@ export class Daemon {
     const deadline = Date.now() + START_MS;
     for (;;) {
       const health = await this.health().catch(() => null);
-      if (health) return;
+      // It answers while it still loads its engine; what is tested is what it says once that is over.
+      if (health && (health.available || !/being loaded/.test(health.reason))) return;
       const gone = await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 100, 'running'))]);
       if (gone !== 'running') throw new Error(`the daemon ended (${gone}):\n${this.log}`);
       if (Date.now() > deadline) throw new Error(`the daemon does not answer:\n${this.log}`);

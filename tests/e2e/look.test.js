@@ -1,7 +1,7 @@
 /**
  * @file How the editor looks and reads: axe, small and large screens, light and dark, and pictures to look at.
  *
- * With `PICTURES=1` and the data pack, the user guide's pictures are written anew to docs/pictures.
+ * With `PICTURES=1` the user guide's pictures are written anew to docs/pictures.
  */
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync } from 'node:fs';
@@ -11,12 +11,14 @@ import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { Daemon, hasBinary } from './daemon.js';
 import { EditorPage, hasChromium, launch, skipped } from './page.js';
-import { goldenCt, goldenPng, hasShared, LEFT_ELLIPSE, sagittalPng, shared } from './sample.js';
+import { goldenCt, goldenPng, LEFT_ELLIPSE } from './sample.js';
 
 const skip = skipped(!hasBinary ? 'no daemon binary (SAM2D_BIN)' : !hasChromium ? 'no Chromium (SAM2D_CHROMIUM)' : '');
 const options = { skip, timeout: 180000 };
 const axeSource = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
-const pictures = join(dirname(fileURLToPath(import.meta.url)), '../../docs/pictures');
+const repository = join(dirname(fileURLToPath(import.meta.url)), '../..');
+const samples = join(repository, 'samples');
+const pictures = join(repository, 'docs/pictures');
 
 /** @type {import('playwright-core').Browser} */
 let browser;
@@ -131,7 +133,7 @@ test('the theme follows the workstation and stays as chosen', options, async () 
   }
 });
 
-test('pictures of real slices, to be looked at', { ...options, skip: skip || (hasShared ? false : 'no data pack (SAM2D_SHARED)') }, async () => {
+test('the user guide’s pictures, of drawn phantoms', options, async () => {
   const picture = async (/** @type {EditorPage} */ editor, /** @type {string} */ name) => {
     await editor.shot(`guide ${name}`);
     if (!process.env.PICTURES) return;
@@ -143,33 +145,30 @@ test('pictures of real slices, to be looked at', { ...options, skip: skip || (ha
     await small.screenshot({ path: join(pictures, `${name}.png`) });
     await small.close();
   };
-  const editor = await EditorPage.open(browser, daemon.url, { colorScheme: 'dark' });
+  const editor = await EditorPage.open(browser, daemon.url);
   const { page } = editor;
   try {
     await editor.ready();
     await picture(editor, 'empty');
-    await editor.openFiles(await sagittalPng());
+    await editor.openFiles(join(samples, 'phantom-sagittal.png'));
     await editor.prepared();
-    await picture(editor, 'l3-open');
-    await editor.drag(vertebra());
+    await editor.drag([{ x: 131, y: 153 }, { x: 170, y: 186 }]);
     await page.locator('.toast').waitFor();
+    assert.ok(await editor.isMasked({ x: 150, y: 170 }), 'the vertebra');
     await picture(editor, 'l3-box');
-    await page.click('#clear');
+
     await editor.context('middle');
-    const slice = join(shared, 'data/ct-x4/ts-example-L3-z071-x4.dcm');
-    await page.setInputFiles('#files', slice);
-    await page.locator('#ask[open]').waitFor({ timeout: 700 }).then(() => page.click('[data-answer="discard"]'), () => {});
-    await editor.shown();
-    await editor.click({ x: 205, y: 300 });
+    await editor.openFiles(join(samples, 'phantom-axial.dcm'));
+    await editor.prepared();
+    await editor.click({ x: 95, y: 105 });
     await editor.answered();
-    await editor.click({ x: 300, y: 300 });
+    await editor.click({ x: 250, y: 125 });
     await page.locator('.toast').waitFor();
+    assert.ok(await editor.isMasked({ x: 95, y: 105 }), 'the first click still counts');
     await picture(editor, 'middle-clicks');
     await editor.answered();
     await editor.tool('brush');
-    const over = await editor.at({ x: 240, y: 250 });
-    await editor.drag([{ x: 220, y: 260 }, { x: 225, y: 245 }]);
-    await page.mouse.move(over.x, over.y);
+    await editor.drag([{ x: 60, y: 80 }, { x: 75, y: 70 }]);
     await picture(editor, 'brush');
     await page.click('#one-click');
     await page.locator('#ask[open]').waitFor();
@@ -177,15 +176,11 @@ test('pictures of real slices, to be looked at', { ...options, skip: skip || (ha
     await page.keyboard.press('Escape');
     await page.click('#help');
     await picture(editor, 'help');
+    assert.deepEqual(editor.complaints, []);
   } finally {
     await editor.close();
   }
 });
-
-/** The box a person would draw round the third lumbar vertebra of the data pack's mid-sagittal picture. */
-function vertebra() {
-  return [{ x: 146, y: 103 }, { x: 190, y: 136 }];
-}
 
 test('an 8-bit picture of colour is shown as it is', options, async () => {
   const editor = await EditorPage.open(browser, daemon.url);

@@ -2,17 +2,14 @@
  * @file Pictures the tests open: DICOM written here, element by element, from the package's golden picture.
  *
  * Two ellipses and a bar stand for organs: what the embedded engine makes of them is known (its self-test), and
- * no patient is in them. The sagittal picture is cut from the data pack's volume, where there is one.
+ * no patient is in them.
  */
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { readHeader, readPixels } from '../../src/http/editor/dicom.js';
-import { decodeGrey, encodeGrey } from '../../src/http/editor/png.js';
+import { decodeGrey } from '../../src/http/editor/png.js';
 
 const repository = join(dirname(fileURLToPath(import.meta.url)), '../..');
-export const shared = process.env.SAM2D_SHARED ?? join(repository, '../shared');
-export const hasShared = existsSync(join(shared, 'data/volumes'));
 
 export const EXPLICIT = '1.2.840.10008.1.2.1';
 export const IMPLICIT = '1.2.840.10008.1.2';
@@ -118,39 +115,4 @@ export function dicomElement([tag, vr, value], explicit = true, little = true) {
   if (!explicit) return Buffer.concat([Buffer.from([...head, ...u32(body.length)]), body]);
   const long = ['OW', 'OB', 'SQ', 'UN'].includes(vr);
   return Buffer.concat([Buffer.from([...head, ...Buffer.from(vr), ...(long ? [0, 0, ...u32(body.length)] : u16(body.length))]), body]);
-}
-
-/**
- * A mid-sagittal picture as the L3 context's existing ones are: window −100..200, 0 rewritten to 255, height
- * resampled. Cut from the data pack.
- */
-export async function sagittalPng() {
-  const folder = join(shared, 'data/volumes/ts-example-3mm');
-  /** @type {Array<{z: number, values: number[]}>} */
-  const columns = [];
-  for (const name of readdirSync(folder).filter((one) => one.endsWith('.dcm')).sort()) {
-    const file = new Blob([readFileSync(join(folder, name))]);
-    const header = await readHeader(file);
-    const pixels = header && (await readPixels(file, header, 0));
-    if (!header || !pixels) throw new Error(`${name} cannot be read`);
-    const x = Math.round(header.width / 2);
-    columns.push({ z: header.position[2], values: Array.from({ length: header.height }, (_, y) => pixels.values[y * header.width + x] * pixels.slope + pixels.intercept) });
-  }
-  columns.sort((a, b) => b.z - a.z);
-  // Three times finer both ways, linear: 3 mm voxels would show as bricks.
-  const step = 3;
-  const [width, height] = [(columns[0].values.length - 1) * step + 1, (columns.length - 1) * step + 1];
-  const data = new Uint8Array(width * height);
-  for (let v = 0; v < height; v++) {
-    for (let u = 0; u < width; u++) {
-      const [z, y] = [v / step, u / step];
-      const [z0, y0] = [Math.floor(z), Math.floor(y)];
-      const at = (/** @type {number} */ i, /** @type {number} */ j) => columns[Math.min(i, columns.length - 1)].values[Math.min(j, columns[0].values.length - 1)];
-      const value = (1 - z + z0) * ((1 - y + y0) * at(z0, y0) + (y - y0) * at(z0, y0 + 1)) + (z - z0) * ((1 - y + y0) * at(z0 + 1, y0) + (y - y0) * at(z0 + 1, y0 + 1));
-      const grey = Math.round(Math.min(1, Math.max(0, (value + 100) / 300)) * 255);
-      data[v * width + u] = grey === 0 ? 255 : grey;
-    }
-  }
-  const png = await encodeGrey(width, height, data, {});
-  return { name: 'sagittal.png', mimeType: 'image/png', buffer: Buffer.from(await png.arrayBuffer()) };
 }

@@ -146,7 +146,7 @@ export class Box extends EventTarget {
   async asked(question, background = false) {
     const used = sessionStorage.getItem(TOKEN_KEY);
     try {
-      return await question();
+      return this.accepted(await question());
     } catch (error) {
       if (error instanceof Sam2NetworkError) void this.look();
       if (error instanceof Sam2HttpError && error.code === 'engine_unavailable') void this.look();
@@ -155,8 +155,22 @@ export class Box extends EventTarget {
       const changed = sessionStorage.getItem(TOKEN_KEY) !== used;
       if (!changed && background && this.needsToken && !this.asking) throw error;
       if (!changed && !(await this.newToken())) throw error;
-      return question();
+      return this.accepted(await question());
     }
+  }
+
+  /**
+   * Only an answer shows that a token is the right one.
+   * @template T
+   * @param {T} answer
+   * @returns {T}
+   */
+  accepted(answer) {
+    if (this.needsToken) {
+      this.needsToken = false;
+      this.tell();
+    }
+    return answer;
   }
 
   /** @returns {Promise<boolean>} */
@@ -168,7 +182,6 @@ export class Box extends EventTarget {
     this.asking = null;
     if (!token) return false;
     sessionStorage.setItem(TOKEN_KEY, token);
-    this.needsToken = false;
     void this.look();
     this.tell();
     return true;
