@@ -31,6 +31,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(test)]
 use super::tests::faults::before;
@@ -96,6 +97,7 @@ pub(super) enum Op<'a> {
     WriteTag,
     SyncTag,
     SyncRoot,
+    SyncTree,
     MakeFolder,
 }
 
@@ -139,8 +141,8 @@ impl Store {
             sub_folder(&tree, embedding.name())?,
             sub_folder(&tree, slice.name())?,
         ];
-        fs::fsync(&tree)?;
-        fs::fsync(&root)?;
+        synced(Op::SyncTree, &tree)?;
+        synced(Op::SyncRoot, &root)?;
         Ok(Self { path: path.into(), root, lock, tmp, kinds })
     }
 
@@ -324,8 +326,7 @@ impl Store {
         let created = timespec(created_ms);
         fs::futimens(&file, &Timestamps { last_access: created, last_modification: created })?;
         if kind.is_synced() {
-            before(Op::SyncFile { tmp })?;
-            file.sync_all()?;
+            synced(Op::SyncFile { tmp }, &file)?;
         }
         Ok(())
     }
@@ -341,15 +342,13 @@ impl Store {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
-            before(Op::SyncKind { kind })?;
-            fs::fsync(folder)?;
+            synced(Op::SyncKind { kind }, folder)?;
             before(Op::Rename { tmp, kind, name })?;
             renamed = fs::renameat(&self.tmp, tmp, folder, name);
         }
         renamed?;
         if kind.is_synced() {
-            before(Op::SyncShard { kind, shard })?;
-            fs::fsync(open_folder(folder, shard)?)?;
+            synced(Op::SyncShard { kind, shard }, open_folder(folder, shard)?)?;
         }
         Ok(())
     }
@@ -363,6 +362,13 @@ impl Store {
             }
         }
     }
+}
+
+/// Every sync there is goes through here, so that what the recorder sees is what the disk is asked.
+pub(super) fn synced(op: Op<'_>, what: impl AsFd) -> io::Result<()> {
+    before(op)?;
+    fs::fsync(what)?;
+    Ok(())
 }
 
 impl FileId {
@@ -464,15 +470,27 @@ fn lock(root: &OwnedFd, path: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
+/// Takes the lock. A process that is just ending, or a child between its fork and its exec, may hold
+/// it for a moment more: a restart waits for that.
 fn hold(file: &File, path: &Path) -> Result<(), OpenError> {
-    match fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            let _ = file.take(20).read_to_string(&mut holder);
-            Err(OpenError::Locked { path: path.into(), pid: holder.trim().parse().ok() })
+    let mut tries = 25;
+    loop {
+        match fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                let _ = file.take(20).read_to_string(&mut holder);
+                let pid = holder.trim().parse().ok();
+                return Err(OpenError::Locked { path: path.into(), pid });
+            }
+            Err(error) => {
+                return Err(OpenError::Io { path: path.join(LOCK), source: error.into() });
+            }
         }
-        Err(error) => Err(OpenError::Io { path: path.join(LOCK), source: error.into() }),
     }
 }
 
@@ -511,9 +529,6 @@ fn write_tag(root: &OwnedFd) -> io::Result<()> {
     before(Op::WriteTag)?;
     let mut tag = File::from(fs::openat(root, TAG, flags, FILE)?);
     tag.write_all(TAG_TEXT)?;
-    before(Op::SyncTag)?;
-    tag.sync_all()?;
-    before(Op::SyncRoot)?;
-    fs::fsync(root)?;
-    Ok(())
+    synced(Op::SyncTag, &tag)?;
+    synced(Op::SyncRoot, root)
 }

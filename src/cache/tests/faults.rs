@@ -47,6 +47,7 @@ pub(super) fn name(op: Op<'_>) -> &'static str {
         Op::WriteTag => "write tag",
         Op::SyncTag => "sync tag",
         Op::SyncRoot => "sync root",
+        Op::SyncTree => "sync tree",
         Op::MakeFolder => "make folder",
     }
 }

@@ -10,6 +10,7 @@
 use super::*;
 use crate::cache::store::Op;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 /// What happened, in order.
 #[derive(Clone, Debug)]
@@ -365,6 +366,14 @@ fn after_a_power_cut_at_any_moment_every_entry_is_right_or_absent() {
     let states = seen.len();
     eprintln!("{} events, {states} crash states, {damaged} damaged entries found", events.len());
     assert!(states > 500 && damaged > 500, "{states} states, {damaged} damaged");
+}
+
+/// The model believes the recorder, so a recorded sync must be one: a pipe can't be synced.
+#[test]
+fn a_recorded_sync_asks_the_disk() {
+    let (reader, _writer) = io::pipe().unwrap();
+    let error = store::synced(Op::SyncTag, &reader).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }
 
 #[test]
