@@ -115,8 +115,8 @@ def _by(rows: Rows, before: Rows, key: str) -> list[str]:
 
 def _confidence(rows: Rows) -> list[str]:
     out = []
-    for form in FORMS:
-        part = [r for r in rows if r["form"] == form]
+    for form in ("all forms together", *FORMS):
+        part = [r for r in rows if form in (r["form"], "all forms together")]
         if not part:
             continue
         error, bins = calibration_error([r["confidence"] for r in part], [r["iou"] for r in part])

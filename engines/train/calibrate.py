@@ -76,18 +76,17 @@ def monotone(x: NDArray[np.float64], y: NDArray[np.float64], w: NDArray[np.float
 
 
 def knots(x: NDArray[np.float64], fitted: NDArray[np.float64], w: NDArray[np.float64], count: int = KNOTS) -> tuple[list[float], list[float]]:
-    """A strictly increasing piecewise linear curve from 0 to 1: means of equal weight, ends added."""
+    """A strictly increasing piecewise linear curve: means of cells of equal weight, and both ends. No score is no confidence."""
     cells = np.minimum((np.cumsum(w) / w.sum() * count).astype(int), count - 1)
     px = [float(np.average(x[cells == c], weights=w[cells == c])) for c in np.unique(cells)]
     py = [float(np.average(fitted[cells == c], weights=w[cells == c])) for c in np.unique(cells)]
-    xs, ys = [0.0], [min(py[0], max(0.0, py[0] - (py[1] - py[0]) / max(px[1] - px[0], 1e-6) * px[0]))]
+    xs, ys = [0.0], [0.0]
     for a, b in zip(px, py):
         if a > xs[-1] + 0.01:
             xs.append(round(a, 4))
             ys.append(round(max(b, ys[-1] + 0.001), 4))
     xs.append(1.0)
     ys.append(round(min(1.0, max(ys[-1] + 0.001, ys[-1] + (1 - xs[-2]) * 0.5)), 4))
-    ys[0] = round(ys[0], 4)
     return xs, ys
 
 

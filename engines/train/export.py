@@ -45,14 +45,14 @@ class _Encoder(nn.Module):
 
 
 class _DecoderInOrder(nn.Module):
-    """The decoder with the contract's argument order."""
+    """The decoder with the contract's argument order, under the weight names of version 1 (`d.…`)."""
 
     def __init__(self, net: SamNano) -> None:
         super().__init__()
-        self.dec = net.dec
+        self.d = net.dec
 
     def forward(self, *a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.dec(*a)
+        return self.d(*a)
 
 
 def round_weights(net: SamNano) -> SamNano:
