@@ -11,9 +11,12 @@ Invariant: a daemon that answers anything but 200 ends the run; a wrong number i
 from __future__ import annotations
 
 import base64
+import json
 import sys
 import time
 import tomllib
+import urllib.error
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,12 +100,9 @@ class Daemon:
     """A running daemon; answers come with its own window, clean-up and calibration."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        import requests
-
-        self._url, self._http = url.rstrip("/"), requests.Session()
-        if token:
-            self._http.headers["Authorization"] = f"Bearer {token}"
-        health = self._http.get(f"{self._url}/api/segmentation/sam2/health", timeout=10).json()
+        self._url = url.rstrip("/")
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        health = self._call("/health", None)
         if not health["available"]:
             raise SystemExit(f"{url}: {health['mode']}: {health.get('reason')}")
         model = health.get("model") or {}
@@ -133,10 +133,16 @@ class Daemon:
         return Answer(mask, float(a["confidence_score"]), a["mask_id"], seconds, float("nan"))
 
     def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        r = self._http.post(f"{self._url}/api/segmentation/sam2{route}", json=body, timeout=60)
-        if r.status_code != 200:
-            raise SystemExit(f"{r.status_code} from {route or 'the segmentation route'}: {r.text[:300]}")
-        return r.json()
+        return self._call(route, json.dumps(body).encode())
+
+    def _call(self, route: str, data: bytes | None) -> dict[str, Any]:
+        request = urllib.request.Request(f"{self._url}/api/segmentation/sam2{route}", data, self._headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as e:
+            text = e.read(300).decode(errors="replace")
+            raise SystemExit(f"{e.code} from {route or 'the segmentation route'}: {text}") from e
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

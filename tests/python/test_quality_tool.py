@@ -156,7 +156,6 @@ def daemon():
 
 
 def test_over_http_the_slice_is_sent_once_and_a_correction_gives_back_the_mask_id(daemon):
-    pytest.importorskip("requests", reason="requests is not installed: HTTP mode was not checked")
     engine = Daemon(daemon, token="secret")
     truth = square(5, 5, 20)
     quality.measure(engine, [picture(truth)], frozenset())
@@ -172,7 +171,6 @@ def test_over_http_the_slice_is_sent_once_and_a_correction_gives_back_the_mask_i
 
 
 def test_a_daemon_that_refuses_ends_the_run(daemon, monkeypatch):
-    pytest.importorskip("requests", reason="requests is not installed: HTTP mode was not checked")
     engine = Daemon(daemon)
     monkeypatch.setattr(FakeDaemon, "_answer", lambda self, _: self.send_error(503))
     with pytest.raises(SystemExit, match="503"):
