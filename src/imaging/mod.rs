@@ -14,6 +14,7 @@ pub mod png;
 pub mod postprocess;
 pub mod preprocess;
 mod raster;
+pub(crate) mod resample;
 pub mod seg;
 pub mod sniff;
 pub mod window;

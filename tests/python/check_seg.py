@@ -1,6 +1,6 @@
-"""Holds DICOM Segmentations (cargo example `segmentation`) against pydicom, highdicom and dciodvfy.
+"""Holds DICOM Segmentations (`segmentation` of the cargo example `masks`) against pydicom, highdicom and dciodvfy.
 
-    check_seg.py SEGMENTATION_BINARY [FOLDER_OR_FILE…]
+    check_seg.py MASKS_BINARY [FOLDER_OR_FILE…]
 
 Without folders: the DICOM files inside the pydicom wheel. For every image of at least 8×8 pixels
 whose frame has what a Segmentation must refer to, one with a mask and one with an empty mask:
@@ -127,7 +127,7 @@ def main():
             own = [raw(source, keyword).decode("latin-1") for keyword in SAME]
             own = [value for value in own if len(value) > 3]
             for kind in ([], ["empty"]):
-                command = [binary, str(path), "-" if frame is None else str(frame), str(written), str(mask), *kind]
+                command = [binary, "segmentation", str(path), "-" if frame is None else str(frame), str(written), str(mask), *kind]
                 result = subprocess.run(command, capture_output=True, text=True)
                 if result.returncode != 0:
                     refused += 1

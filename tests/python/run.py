@@ -49,9 +49,15 @@ def main() -> int:
     right.append(run("decoding, tool", "cargo", "build", "--release", "--locked", "--example", "slices"))
     slices = TARGET / "release" / "examples" / "slices"
     right.append(run("decoding, the files of the pydicom wheel", python, here / "compare_decode.py", slices))
+    right.append(run("masks, tool", "cargo", "build", "--release", "--locked", "--example", "masks"))
+    masks = TARGET / "release" / "examples" / "masks"
+    right.append(run("tensors, masks and outlines", python, here / "compare_masks.py", masks))
+    right.append(run("DICOM Segmentations, the files of the pydicom wheel", python, here / "check_seg.py", masks))
     if PACK.is_dir():
         folders = [PACK / name for name in ("zoo", "ct-slices", "png-valid", "jpg-valid")]
         right.append(run("decoding, the pack", python, here / "compare_decode.py", slices, *folders))
+        folders = [PACK / name for name in ("ct-slices", "mr-slices", "zoo")]
+        right.append(run("DICOM Segmentations, the pack", python, here / "check_seg.py", masks, *folders))
     else:
         skip("pack", "no data pack at SAM2D_SHARED")
     print(f"{sum(right)} passed, {len(right) - sum(right)} failed")
