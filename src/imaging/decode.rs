@@ -129,3 +129,46 @@ pub fn segmentation_source(
         Format::Dicom => dicom::segmentation_source(bytes, frame, limits).map(Some),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::slice::Samples;
+    use serde_json::Value;
+    use std::path::Path;
+
+    /// tests/python/make_decode_fixtures.py says where the expectations come from.
+    #[test]
+    fn every_fixture_decodes_to_what_independent_decoders_make_of_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode");
+        let cases = std::fs::read(folder.join("cases.json")).unwrap();
+        let cases: Vec<Value> = serde_json::from_slice(&cases).unwrap();
+        assert!(cases.len() >= 90, "{}", cases.len());
+        let mut wrong = Vec::new();
+        for case in &cases {
+            let name = case["file"].as_str().unwrap();
+            let file = std::fs::read(folder.join(name)).unwrap();
+            let frame = case["frame"].as_u64().map(|frame| u32::try_from(frame).unwrap());
+            let slice = match decode(&file, frame, &Limits::default()) {
+                Ok(slice) => slice,
+                Err(error) => {
+                    wrong.push(format!("{name}: {error}"));
+                    continue;
+                }
+            };
+            let kind = match slice.samples() {
+                Samples::Grey8(_) => "grey8",
+                Samples::Rgb8(_) => "rgb8",
+                Samples::Modality(_) => "modality",
+            };
+            let size = (slice.size().width.into(), slice.size().height.into());
+            assert_eq!(kind, case["kind"], "{name}");
+            assert_eq!(size, (case["width"].as_u64().unwrap(), case["height"].as_u64().unwrap()));
+            let expected = std::fs::read(folder.join(case["expected"].as_str().unwrap())).unwrap();
+            if slice.samples().bytes()[..] != expected[..] {
+                wrong.push(format!("{name}: other pixels"));
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}

@@ -3,6 +3,7 @@
 
 mod cli;
 mod config;
+mod decoder;
 mod layering;
 mod parity;
 mod service;

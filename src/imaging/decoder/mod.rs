@@ -23,6 +23,8 @@ pub mod child;
 mod pool;
 mod sandbox;
 mod sealed;
+#[cfg(test)]
+mod stand_in;
 mod wire;
 mod worker;
 
@@ -38,6 +40,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+/// A known good image, drawn: 8 × 8 levels.
+const PROBE: &[u8] = include_bytes!("probe.png");
 
 /// Keys of `[decoder]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,7 +282,6 @@ impl Decoder {
 
     /// Does a known good image still decode? Two children in a row that fail on it say no.
     fn probe(&self) -> Result<(), String> {
-        const PROBE: &[u8] = include_bytes!("probe.png");
         let mut cause = String::new();
         for _ in 0..2 {
             let deadline = Instant::now() + Duration::from_millis(self.options.deadline_ms);

@@ -6,7 +6,9 @@
 //! 2. Seals are asked of the kernel, never taken from the other side's word.
 
 use bytes::Bytes;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create,
+};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -20,8 +22,17 @@ pub(super) fn create() -> io::Result<File> {
     Ok(memfd_create(c"sam2d", flags)?.into())
 }
 
-/// Writes all parts into a memfd and seals it.
+/// A memfd whose first `bytes` exist already: making pages is most of the time that writing takes, and
+/// can be done before anyone waits.
+pub(super) fn prepare(bytes: u64) -> io::Result<File> {
+    let file = create()?;
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+    Ok(file)
+}
+
+/// Makes all parts, one after the other, the whole content of a memfd and seals it.
 pub(super) fn fill(mut file: File, parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    file.set_len(parts.iter().map(|part| part.len() as u64).sum())?;
     for part in parts {
         file.write_all(part)?;
     }
@@ -52,7 +63,7 @@ fn map_sealed(file: &File, length: usize) -> io::Result<Bytes> {
     // SAFETY: `memmap2` asks that nobody changes or truncates the file while it is mapped. `map`
     // asked the kernel: the file is sealed against writing, shrinking and growing, and sealed
     // against losing those seals.
-    let map = unsafe { memmap2::MmapOptions::new().len(length).populate().map(file)? };
+    let map = unsafe { memmap2::MmapOptions::new().len(length).map(file)? };
     Ok(Bytes::from_owner(map))
 }
 

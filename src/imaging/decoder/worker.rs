@@ -7,6 +7,7 @@ use crate::imaging::decode::DecodeError;
 use crate::imaging::sniff::sniff;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -16,12 +17,17 @@ use std::time::{Duration, Instant};
 /// Longest time from `exec` to a sandbox that stands, on a busy box.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// An uncompressed 512 × 512 CT slice, and its header.
+const USUAL_FILE: u64 = 512 * 512 * 2 + 16 * 1024;
+
 /// A child that said it is ready. Dropping it ends and reaps it.
 #[derive(Debug)]
 pub(super) struct Worker {
     process: Child,
     socket: OwnedFd,
     setup: Setup,
+    /// For the image's bytes.
+    memory: Option<File>,
 }
 
 /// How one image's decoding went wrong.
@@ -54,7 +60,8 @@ impl Worker {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let worker = Self { process, socket, setup };
+        let memory = Some(sealed::prepare(USUAL_FILE)?);
+        let worker = Self { process, socket, setup, memory };
         send(&worker.socket, &setup.to_bytes(), None)?;
         if !worker.has_answer(Instant::now() + START_TIMEOUT)? {
             return Err(io::Error::new(
@@ -87,9 +94,8 @@ impl Worker {
         wanted: Wanted,
         deadline: Instant,
     ) -> Result<Decoded, Failure> {
-        let file = sealed::create()
-            .and_then(|file| sealed::fill(file, &[bytes]))
-            .map_err(Failure::Ours)?;
+        let memory = self.memory.take().ok_or(Failure::Gone)?;
+        let file = sealed::fill(memory, &[bytes]).map_err(Failure::Ours)?;
         let Wanted { frame, identity } = wanted;
         let request = Request { length: bytes.len() as u64, frame, identity };
         send(&self.socket, &request.to_bytes(), Some(file.as_fd())).map_err(|_| Failure::Gone)?;

@@ -28,7 +28,7 @@ const FLOAT_PIXEL_DATA: Tag = Tag(0x7FE0, 0x0008);
 const DOUBLE_FLOAT_PIXEL_DATA: Tag = Tag(0x7FE0, 0x0009);
 
 /// Sequences whose items matter to a picture, or to where it lies.
-const KEPT_SEQUENCES: [Tag; 11] = [
+const KEPT_SEQUENCES: [Tag; 9] = [
     Tag(0x0020, 0x9113), // Plane Position
     Tag(0x0020, 0x9116), // Plane Orientation
     Tag(0x0028, 0x3000), // Modality LUT
@@ -38,8 +38,6 @@ const KEPT_SEQUENCES: [Tag; 11] = [
     Tag(0x0028, 0x9145), // Pixel Value Transformation
     Tag(0x5200, 0x9229), // Shared Functional Groups
     Tag(0x5200, 0x9230), // Per-Frame Functional Groups
-    Tag(0x0018, 0x9329), // CT Image Frame Type
-    Tag(0x0040, 0x9096), // Real World Value Mapping
 ];
 
 /// How the bytes of a data set are to be read.

@@ -15,6 +15,8 @@ mod identity;
 mod lut;
 mod stored;
 mod syntax;
+#[cfg(test)]
+mod tests;
 
 use self::dataset::{DataSet, Encoding, PixelData};
 use self::header::{Header, Photometric, Scope};
@@ -28,8 +30,14 @@ use flate2::read::DeflateDecoder;
 use std::borrow::Cow;
 use std::io::Read as _;
 
-/// JPEG baseline and extended lose something whatever the file says of it; the others may or may not.
-const ALWAYS_LOSSY: [&str; 2] = ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"];
+/// JPEG baseline, extended and progressive lose something whatever the file says of it; the others may
+/// or may not.
+const ALWAYS_LOSSY: [&str; 4] = [
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.53",
+    "1.2.840.10008.1.2.4.55",
+];
 
 /// Decodes one frame.
 ///
@@ -233,9 +241,7 @@ fn slice(
             let rescale = display::modality(scope, header)?;
             let padding = display::padding(scope, header);
             let (values, range) = stored::modality(stored, header, &rescale, padding);
-            if !(range.0.is_finite() && range.1.is_finite())
-                || values.iter().any(|v| !v.is_finite())
-            {
+            if !values.iter().all(|value| value.is_finite()) {
                 return Err(DecodeError::unreadable("its pixel values are not finite"));
             }
             info.inverted = header.photometric == Photometric::Monochrome1;

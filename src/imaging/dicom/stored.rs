@@ -27,16 +27,6 @@ pub(super) enum Modality {
     Table(Lut),
 }
 
-impl Modality {
-    #[expect(clippy::cast_possible_truncation, reason = "modality values are f32")]
-    fn apply(&self, value: f64) -> f32 {
-        match self {
-            Self::Linear { slope, intercept } => (value * slope + intercept) as f32,
-            Self::Table(lut) => f32::from(lut.at(value)),
-        }
-    }
-}
-
 /// Modality values, and their range without padding (all of it, where all is padding).
 pub(super) fn modality(
     stored: &Stored<'_>,
@@ -44,35 +34,57 @@ pub(super) fn modality(
     modality: &Modality,
     padding: Option<(f64, f64)>,
 ) -> (Vec<f32>, (f32, f32)) {
-    let (low, high) = padding.unwrap_or((f64::INFINITY, f64::NEG_INFINITY));
-    let mut range = (f32::INFINITY, f32::NEG_INFINITY);
-    let mut values = Vec::with_capacity(header.pixels());
-    for_each(stored, header, |value| {
-        let result = modality.apply(value);
-        if value < low || value > high {
-            range = (range.0.min(result), range.1.max(result));
-        }
-        values.push(result);
-    });
-    if range.0 > range.1 {
-        range = values.iter().fold(range, |(low, high), &v| (low.min(v), high.max(v)));
+    stored.visit(header, ToModality { modality, padding })
+}
+
+struct ToModality<'m> {
+    modality: &'m Modality,
+    padding: Option<(f64, f64)>,
+}
+
+impl Visitor for ToModality<'_> {
+    type Output = (Vec<f32>, (f32, f32));
+
+    fn visit<T: Number>(self, stored: impl Iterator<Item = T> + Clone) -> Self::Output {
+        #[expect(clippy::cast_possible_truncation, reason = "modality values are f32")]
+        let values: Vec<f32> = match self.modality {
+            Modality::Linear { slope, intercept } => {
+                stored.clone().map(|value| (value.into() * slope + intercept) as f32).collect()
+            }
+            Modality::Table(lut) => {
+                stored.clone().map(|value| f32::from(lut.at(value.into()))).collect()
+            }
+        };
+        let all = || extremes(values.iter().copied());
+        let range = match self.padding {
+            None => all(),
+            Some((low, high)) => {
+                let pairs = stored.zip(values.iter().copied());
+                let kept = pairs.filter(|(value, _)| {
+                    let value: f64 = (*value).into();
+                    value < low || value > high
+                });
+                extremes(kept.map(|(_, value)| value)).or_else(all)
+            }
+        };
+        let range = range.unwrap_or((0.0, 0.0));
+        (values, range)
     }
-    (values, range)
+}
+
+/// Smallest and largest; `None` of nothing. Values that are not numbers come out as extremes that are
+/// not finite, which the caller refuses.
+fn extremes(values: impl Iterator<Item = f32>) -> Option<(f32, f32)> {
+    let start = (f32::INFINITY, f32::NEG_INFINITY);
+    let (low, high) = values.fold(start, |(low, high), value| {
+        (if value < low { value } else { low }, if value > high { value } else { high })
+    });
+    (low <= high).then_some((low, high))
 }
 
 /// 8-bit RGB out of colour samples, scaled from Bits Stored.
 pub(super) fn rgb(stored: &Stored<'_>, header: &Header) -> Vec<u8> {
-    let full = if header.stored >= 32 {
-        f64::from(u32::MAX)
-    } else {
-        f64::from((1u32 << header.stored) - 1)
-    };
-    let mut levels = Vec::with_capacity(header.pixels() * 3);
-    if header.stored == 8 {
-        for_each(stored, header, |value| levels.push(level(value)));
-    } else {
-        for_each(stored, header, |value| levels.push(level(value * 255.0 / full)));
-    }
+    let mut levels = stored.visit(header, ToLevels { bits: header.stored });
     if matches!(stored, Stored::Bytes { planar: true, .. }) {
         let pixels = header.pixels();
         let (red, rest) = levels.split_at(pixels.min(levels.len()));
@@ -83,6 +95,23 @@ pub(super) fn rgb(stored: &Stored<'_>, header: &Header) -> Vec<u8> {
         levels.chunks_exact_mut(3).for_each(ybr_to_rgb);
     }
     levels
+}
+
+struct ToLevels {
+    bits: u32,
+}
+
+impl Visitor for ToLevels {
+    type Output = Vec<u8>;
+
+    fn visit<T: Number>(self, stored: impl Iterator<Item = T> + Clone) -> Vec<u8> {
+        let full = f64::from(u32::MAX >> 32u32.saturating_sub(self.bits).min(31));
+        if self.bits == 8 {
+            stored.map(|value| level(value.into())).collect()
+        } else {
+            stored.map(|value| level(value.into() * 255.0 / full)).collect()
+        }
+    }
 }
 
 /// 8-bit RGB out of 4:2:2 samples Y Y Cb Cr.
@@ -99,17 +128,29 @@ pub(super) fn rgb_of_422(bytes: &[u8], header: &Header) -> Vec<u8> {
 
 /// 8-bit RGB out of palette indices.
 pub(super) fn rgb_of_palette(stored: &Stored<'_>, header: &Header, palette: &[Lut; 3]) -> Vec<u8> {
-    let scale = palette.each_ref().map(|lut| match lut.bits {
-        0..=8 => 1.0,
-        bits => 255.0 / f64::from((1u32 << bits.min(16)) - 1),
-    });
-    let mut levels = Vec::with_capacity(header.pixels() * 3);
-    for_each(stored, header, |value| {
-        for (lut, scale) in palette.iter().zip(scale) {
-            levels.push(level(f64::from(lut.at(value)) * scale));
-        }
-    });
-    levels
+    stored.visit(header, ThroughPalette { palette })
+}
+
+struct ThroughPalette<'p> {
+    palette: &'p [Lut; 3],
+}
+
+impl Visitor for ThroughPalette<'_> {
+    type Output = Vec<u8>;
+
+    fn visit<T: Number>(self, stored: impl Iterator<Item = T> + Clone) -> Vec<u8> {
+        let scale = self.palette.each_ref().map(|lut| match lut.bits {
+            0..=8 => 1.0,
+            bits => 255.0 / f64::from((1u32 << bits.min(16)) - 1),
+        });
+        let [red, green, blue] = self.palette;
+        let [r, g, b] = scale;
+        let colour = |value: f64| {
+            [(red, r), (green, g), (blue, b)]
+                .map(|(lut, scale)| level(f64::from(lut.at(value)) * scale))
+        };
+        stored.flat_map(|value| colour(value.into())).collect()
+    }
 }
 
 /// PS3.3 C.7.6.3.1.2, full range.
@@ -130,70 +171,62 @@ fn level(value: f64) -> u8 {
     (value + 0.5) as u8
 }
 
-/// Every sample in turn, exactly.
-fn for_each(stored: &Stored<'_>, header: &Header, mut each: impl FnMut(f64)) {
-    let samples = header.pixels() * header.samples as usize;
-    match stored {
-        Stored::Values(values) => values.iter().for_each(|&value| each(f64::from(value))),
-        Stored::Bits(bytes, first) => {
-            for bit in *first..*first + samples {
+/// A stored value of any type, exact in f64.
+trait Number: Copy + Into<f64> {}
+impl<T: Copy + Into<f64>> Number for T {}
+
+/// Something done with every sample in turn, compiled once a type.
+trait Visitor {
+    type Output;
+    fn visit<T: Number>(self, stored: impl Iterator<Item = T> + Clone) -> Self::Output;
+}
+
+impl Stored<'_> {
+    fn visit<V: Visitor>(&self, header: &Header, visitor: V) -> V::Output {
+        /// Values of a type, cut to Bits Stored: shifted out at the top and back.
+        macro_rules! cut {
+            ($bytes:expr, $type:ty, $read:ident, $unused:expr) => {{
+                let (words, _) = $bytes.as_chunks::<{ size_of::<$type>() }>();
+                let unused = $unused;
+                visitor.visit(words.iter().map(move |&w| <$type>::$read(w) << unused >> unused))
+            }};
+        }
+        let samples = header.pixels() * header.samples as usize;
+        match self {
+            Self::Values(values) => visitor.visit(values.iter().copied()),
+            Self::Bits(bytes, first) => visitor.visit((*first..*first + samples).map(|bit| {
                 let byte = bytes.get(bit / 8).copied().unwrap_or(0);
-                each(f64::from(byte >> (bit % 8) & 1));
+                byte >> (bit % 8) & 1
+            })),
+            Self::Floats { bytes, width: 4, big_endian } => {
+                let (words, _) = bytes.as_chunks::<4>();
+                let big = *big_endian;
+                visitor.visit(words.iter().map(move |&word| {
+                    if big { f32::from_be_bytes(word) } else { f32::from_le_bytes(word) }
+                }))
             }
-        }
-        Stored::Floats { bytes, width, big_endian } => {
-            let ordered =
-                |field: &[u8]| field.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
-            let swapped = |field: &[u8]| field.iter().fold(0u64, |v, &b| v << 8 | u64::from(b));
-            for field in bytes.chunks_exact(*width) {
-                let bits = if *big_endian { swapped(field) } else { ordered(field) };
-                each(match u32::try_from(bits) {
-                    Ok(bits) if *width == 4 => f64::from(f32::from_bits(bits)),
-                    _ => f64::from_bits(bits),
-                });
+            Self::Floats { bytes, big_endian, .. } => {
+                let (words, _) = bytes.as_chunks::<8>();
+                let big = *big_endian;
+                visitor.visit(words.iter().map(move |&word| {
+                    if big { f64::from_be_bytes(word) } else { f64::from_le_bytes(word) }
+                }))
             }
-        }
-        Stored::Bytes { bytes, width, big_endian, .. } => {
-            let unused = width.saturating_sub(header.stored);
-            match (width, header.signed, *big_endian) {
-                (8, false, _) => {
-                    bytes.iter().for_each(|&v| each(f64::from(v << unused >> unused)));
+            Self::Bytes { bytes, width, big_endian, .. } => {
+                let unused = width.saturating_sub(header.stored);
+                match (width, header.signed, *big_endian) {
+                    (8, false, _) => cut!(bytes, u8, from_le_bytes, unused),
+                    (8, true, _) => cut!(bytes, i8, from_le_bytes, unused),
+                    (16, false, false) => cut!(bytes, u16, from_le_bytes, unused),
+                    (16, false, true) => cut!(bytes, u16, from_be_bytes, unused),
+                    (16, true, false) => cut!(bytes, i16, from_le_bytes, unused),
+                    (16, true, true) => cut!(bytes, i16, from_be_bytes, unused),
+                    (_, false, false) => cut!(bytes, u32, from_le_bytes, unused),
+                    (_, false, true) => cut!(bytes, u32, from_be_bytes, unused),
+                    (_, true, false) => cut!(bytes, i32, from_le_bytes, unused),
+                    (_, true, true) => cut!(bytes, i32, from_be_bytes, unused),
                 }
-                (8, true, _) => {
-                    bytes
-                        .iter()
-                        .for_each(|&v| each(f64::from(v.cast_signed() << unused >> unused)));
-                }
-                (16, false, false) => words(bytes, |v| {
-                    each(f64::from(u16::from_le_bytes(v) << unused >> unused));
-                }),
-                (16, false, true) => words(bytes, |v| {
-                    each(f64::from(u16::from_be_bytes(v) << unused >> unused));
-                }),
-                (16, true, false) => words(bytes, |v| {
-                    each(f64::from(i16::from_le_bytes(v) << unused >> unused));
-                }),
-                (16, true, true) => words(bytes, |v| {
-                    each(f64::from(i16::from_be_bytes(v) << unused >> unused));
-                }),
-                (_, false, false) => words(bytes, |v| {
-                    each(f64::from(u32::from_le_bytes(v) << unused >> unused));
-                }),
-                (_, false, true) => words(bytes, |v| {
-                    each(f64::from(u32::from_be_bytes(v) << unused >> unused));
-                }),
-                (_, true, false) => words(bytes, |v| {
-                    each(f64::from(i32::from_le_bytes(v) << unused >> unused));
-                }),
-                (_, true, true) => words(bytes, |v| {
-                    each(f64::from(i32::from_be_bytes(v) << unused >> unused));
-                }),
             }
         }
     }
-}
-
-fn words<const N: usize>(bytes: &[u8], mut each: impl FnMut([u8; N])) {
-    let (words, _) = bytes.as_chunks::<N>();
-    words.iter().for_each(|&word| each(word));
 }

@@ -1,7 +1,5 @@
 //! The decoder as the daemon uses it: images through real child processes.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use sam2d::domain::mask::ImageType;
 use sam2d::domain::slice::{Format, Samples, Voi};
 use sam2d::imaging::decode::{DecodeError, Limits, decode};

@@ -1,0 +1,318 @@
+//! Children that misbehave, each in its own way, and what the parent makes of them.
+//!
+//! A stand-in is this test binary, run again with the name of one ignored test: it is honest about the
+//! probe image and does its worst on any other (unless it is named for doing so always).
+
+use super::wire::{Reply, Request, Setup, info_to_bytes, receive, send};
+use super::*;
+use crate::domain::slice::{Format, Samples, Size, SliceInfo, Voi};
+use bytes::Bytes;
+use rustix::fs::{SealFlags, fcntl_add_seals};
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+/// 2 × 2 grey; any image but the probe.
+const IMAGE: &[u8] = include_bytes!("../../../tests/fixtures/decode/grey_2x2.png");
+
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
+/// The two sides' socket, unless a person runs the ignored tests.
+fn socket() -> Option<BorrowedFd<'static>> {
+    let stdin = rustix::stdio::stdin();
+    rustix::net::sockopt::socket_type(stdin).is_ok().then_some(stdin)
+}
+
+/// Plays a child up to the request, answers the probe honestly, and hands anything else to `worst`.
+fn child(worst: impl FnOnce(BorrowedFd<'static>, Request)) {
+    let Some(socket) = socket() else { return };
+    let (setup, _) = receive(socket).unwrap();
+    let setup = Setup::from_bytes(&setup).unwrap();
+    send(socket, &Reply::Ready.to_bytes(), None).unwrap();
+    let Ok((request, file)) = receive(socket) else { std::process::exit(0) };
+    let request = Request::from_bytes(&request).unwrap();
+    let bytes = sealed::map(file.unwrap(), usize::try_from(request.length).unwrap()).unwrap();
+    if bytes != PROBE {
+        worst(socket, request);
+        std::process::exit(0);
+    }
+    let slice = super::super::decode::decode(&bytes, None, &setup.limits).unwrap();
+    let info = info_to_bytes(slice.info(), slice.samples());
+    let samples = slice.samples().bytes();
+    let file = sealed::fill(sealed::create().unwrap(), &[samples, &info]).unwrap();
+    let reply =
+        Reply::Slice { samples: samples.len() as u64, info: info.len() as u64, identity: 0 };
+    send(socket, &reply.to_bytes(), Some(file.as_fd())).unwrap();
+    std::process::exit(0);
+}
+
+fn info(size: Size) -> SliceInfo {
+    SliceInfo {
+        size,
+        format: Format::Png,
+        frame: 0,
+        frames: 1,
+        is_ct: false,
+        inverted: false,
+        voi: Voi::None,
+        range: None,
+        spacing_mm: None,
+    }
+}
+
+const SIZE: Size = Size { width: 2, height: 2 };
+
+/// An answer that would be right, changed before it is sent.
+fn answer(socket: BorrowedFd<'_>, info: &SliceInfo, samples: &[u8], seals: SealFlags) -> File {
+    let description = info_to_bytes(info, &Samples::Grey8(Bytes::new()));
+    let mut file = sealed::create().unwrap();
+    file.write_all(samples).unwrap();
+    file.write_all(&description).unwrap();
+    fcntl_add_seals(&file, seals).unwrap();
+    let reply =
+        Reply::Slice { samples: samples.len() as u64, info: description.len() as u64, identity: 0 };
+    send(socket, &reply.to_bytes(), Some(file.as_fd())).unwrap();
+    file
+}
+
+macro_rules! stand_ins {
+    ($($name:ident => $worst:expr;)*) => {
+        $(
+            #[test]
+            #[ignore = "a child that misbehaves; the other tests run it"]
+            fn $name() {
+                child($worst);
+            }
+        )*
+    };
+}
+
+stand_ins! {
+    is_honest => |socket, _| { answer(socket, &info(SIZE), &[1, 2, 3, 4], SEALS); };
+    omits_every_seal => |socket, _| {
+        answer(socket, &info(SIZE), &[1, 2, 3, 4], SealFlags::empty());
+    };
+    omits_the_write_seal => |socket, _| {
+        answer(socket, &info(SIZE), &[1, 2, 3, 4], SEALS.difference(SealFlags::WRITE));
+    };
+    seals_only_against_future_writes => |socket, _| {
+        let seals = SEALS.difference(SealFlags::WRITE).union(SealFlags::FUTURE_WRITE);
+        answer(socket, &info(SIZE), &[1, 2, 3, 4], seals);
+    };
+    shrinks_after_reporting => |socket, _| {
+        let seals = SEALS.difference(SealFlags::SHRINK).difference(SealFlags::WRITE);
+        let file = answer(socket, &info(SIZE), &[1, 2, 3, 4], seals);
+        file.set_len(1).unwrap();
+        std::thread::sleep(Duration::from_secs(60));
+    };
+    rewrites_after_reporting => |socket, _| {
+        let mut file = answer(socket, &info(SIZE), &[1, 2, 3, 4], SealFlags::empty());
+        loop {
+            use std::io::Seek as _;
+            file.rewind().unwrap();
+            file.write_all(&[9, 9, 9, 9]).unwrap();
+        }
+    };
+    claims_more_bytes_than_there_are => |socket, _| {
+        let file = sealed::fill(sealed::create().unwrap(), &[&[0; 64]]).unwrap();
+        let reply = Reply::Slice { samples: 4, info: 4096, identity: 0 };
+        send(socket, &reply.to_bytes(), Some(file.as_fd())).unwrap();
+    };
+    claims_lengths_that_overflow => |socket, _| {
+        let file = sealed::fill(sealed::create().unwrap(), &[&[0; 64]]).unwrap();
+        let reply = Reply::Slice { samples: u64::MAX, info: 65, identity: 0 };
+        send(socket, &reply.to_bytes(), Some(file.as_fd())).unwrap();
+    };
+    claims_more_than_any_answer_may_have => |socket, _| {
+        let file = sealed::create().unwrap();
+        file.set_len(1 << 40).unwrap();
+        fcntl_add_seals(&file, SEALS).unwrap();
+        let reply = Reply::Slice { samples: 1 << 39, info: 1 << 39, identity: 0 };
+        send(socket, &reply.to_bytes(), Some(file.as_fd())).unwrap();
+    };
+    claims_a_larger_image_than_its_samples => |socket, _| {
+        answer(socket, &info(Size { width: 200, height: 2 }), &[1, 2, 3, 4], SEALS);
+    };
+    claims_a_size_of_zero => |socket, _| {
+        answer(socket, &info(Size { width: 0, height: 0 }), &[], SEALS);
+    };
+    answers_for_another_format => |socket, _| {
+        answer(socket, &SliceInfo { format: Format::Dicom, ..info(SIZE) }, &[1, 2, 3, 4], SEALS);
+    };
+    describes_a_window_that_can_not_be => |socket, _| {
+        let window = crate::domain::slice::Window {
+            center: f64::NAN,
+            width: -1.0,
+            function: crate::domain::slice::WindowFunction::Linear,
+        };
+        answer(socket, &SliceInfo { voi: Voi::Window(window), ..info(SIZE) }, &[1, 2, 3, 4], SEALS);
+    };
+    sends_no_memory => |socket, _| {
+        send(socket, &Reply::Slice { samples: 4, info: 50, identity: 0 }.to_bytes(), None).unwrap();
+    };
+    sends_a_plain_file => |socket, _| {
+        let file: OwnedFd = File::open("/proc/self/exe").unwrap().into();
+        send(socket, &Reply::Slice { samples: 4, info: 50, identity: 0 }.to_bytes(), Some(file.as_fd())).unwrap();
+    };
+    talks_nonsense => |socket, _| send(socket, &[0xA5; 1000], None).unwrap();
+    says_ready_again => |socket, _| send(socket, &Reply::Ready.to_bytes(), None).unwrap();
+    hangs => |_, _| std::thread::sleep(Duration::from_secs(600));
+    loops => |_, _| loop { std::hint::spin_loop(); };
+    ends_without_a_word => |_, _| {};
+    aborts => |_, _| std::process::abort();
+    is_killed => |_, _| {
+        let own = rustix::process::getpid();
+        rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+    };
+}
+
+#[test]
+#[ignore = "a child that misbehaves; the other tests run it"]
+fn always_aborts() {
+    let Some(socket) = socket() else { return };
+    receive(socket).unwrap();
+    send(socket, &Reply::Ready.to_bytes(), None).unwrap();
+    if receive(socket).is_ok() {
+        std::process::abort();
+    }
+}
+
+#[test]
+#[ignore = "a child that misbehaves; the other tests run it"]
+fn dies_while_it_waits() {
+    let Some(socket) = socket() else { return };
+    receive(socket).unwrap();
+    send(socket, &Reply::Ready.to_bytes(), None).unwrap();
+}
+
+#[test]
+#[ignore = "a child that misbehaves; the other tests run it"]
+fn can_not_lock_itself_in() {
+    let Some(socket) = socket() else { return };
+    receive(socket).unwrap();
+    send(socket, &Reply::Refused("no seccomp here".to_owned()).to_bytes(), None).unwrap();
+}
+
+fn options(stand_in: &str) -> Options {
+    let name = format!("imaging::decoder::stand_in::{stand_in}");
+    let arguments = ["--ignored", "--exact", "--nocapture", &name];
+    Options {
+        workers: 1,
+        deadline_ms: 2_000,
+        executable: Some(std::env::current_exe().unwrap()),
+        arguments: Some(arguments.map(str::to_owned).to_vec()),
+        ..Options::default()
+    }
+}
+
+#[test]
+fn a_stand_in_that_is_honest_is_believed() {
+    let decoder = Decoder::start(options("is_honest")).unwrap();
+    let slice = decoder.decode(IMAGE, None).unwrap();
+    assert_eq!(slice.samples().bytes()[..], [1, 2, 3, 4]);
+}
+
+#[test]
+fn every_lie_of_a_child_is_the_images_fault_and_harms_no_other() {
+    let lies = [
+        "omits_every_seal",
+        "omits_the_write_seal",
+        "seals_only_against_future_writes",
+        "shrinks_after_reporting",
+        "rewrites_after_reporting",
+        "claims_more_bytes_than_there_are",
+        "claims_lengths_that_overflow",
+        "claims_more_than_any_answer_may_have",
+        "claims_a_larger_image_than_its_samples",
+        "claims_a_size_of_zero",
+        "answers_for_another_format",
+        "describes_a_window_that_can_not_be",
+        "sends_no_memory",
+        "sends_a_plain_file",
+        "talks_nonsense",
+        "says_ready_again",
+    ];
+    for lie in lies {
+        let decoder = Decoder::start(options(lie)).unwrap();
+        match decoder.decode(IMAGE, None) {
+            Err(DecodeError::Unreadable(reason)) => {
+                assert_eq!(reason, "its data broke the decoder", "{lie}");
+            }
+            other => panic!("{lie}: {other:?}"),
+        }
+        assert_eq!(decoder.vitals().killed, 1, "{lie}");
+        assert!(decoder.decode(PROBE, None).is_ok(), "{lie}: the next image");
+    }
+}
+
+#[test]
+fn every_death_of_a_child_is_the_images_fault_and_harms_no_other() {
+    for death in ["ends_without_a_word", "aborts", "is_killed"] {
+        let decoder = Decoder::start(options(death)).unwrap();
+        match decoder.decode(IMAGE, None) {
+            Err(DecodeError::Unreadable(reason)) => {
+                assert_eq!(reason, "decoding it broke a limit, or the decoder", "{death}");
+            }
+            other => panic!("{death}: {other:?}"),
+        }
+        assert!(decoder.decode(PROBE, None).is_ok(), "{death}: the next image");
+    }
+}
+
+#[test]
+fn a_child_that_hangs_is_given_up_at_the_deadline() {
+    for hang in ["hangs", "loops"] {
+        let decoder = Decoder::start(Options { deadline_ms: 700, ..options(hang) }).unwrap();
+        let start = Instant::now();
+        match decoder.decode(IMAGE, None) {
+            Err(DecodeError::Unreadable(reason)) => {
+                assert_eq!(reason, "decoding it took too long", "{hang}");
+            }
+            other => panic!("{hang}: {other:?}"),
+        }
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(700), "{hang}: {took:?}");
+        assert!(took < Duration::from_secs(5), "{hang}: {took:?}");
+        assert!(decoder.decode(PROBE, None).is_ok(), "{hang}: the next image");
+    }
+}
+
+#[test]
+fn children_that_fail_on_a_good_image_too_are_our_fault() {
+    let decoder = Decoder::start(options("always_aborts")).unwrap();
+    assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unavailable(_))));
+    assert_eq!(decoder.vitals().unavailable, 1);
+}
+
+#[test]
+fn a_child_that_died_while_it_waited_costs_the_image_nothing_but_is_never_its_fault() {
+    let decoder = Decoder::start(options("dies_while_it_waits")).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unavailable(_))));
+}
+
+#[test]
+fn a_child_that_can_not_lock_itself_in_is_refused_with_the_remedy() {
+    let error = Decoder::start(options("can_not_lock_itself_in")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    assert!(error.to_string().contains("no seccomp here"), "{error}");
+    assert!(error.to_string().contains("decoder.sandbox"), "{error}");
+}
+
+#[test]
+fn a_child_that_can_not_be_started_is_our_fault_at_start_and_later() {
+    let missing = Options { executable: Some("/nonexistent".into()), ..options("is_honest") };
+    assert!(Decoder::start(missing).is_err());
+    // The executable goes away while the daemon runs.
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("sam2d");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let honest = Options { executable: Some(copy.clone()), ..options("is_honest") };
+    let decoder = Decoder::start(honest).unwrap();
+    std::fs::remove_file(&copy).unwrap();
+    assert!(decoder.decode(IMAGE, None).is_ok(), "the child that was ready");
+    let start = Instant::now();
+    assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unavailable(_))));
+    assert!(start.elapsed() < Duration::from_secs(1), "refused at once, not at the deadline");
+}
