@@ -391,3 +391,31 @@ async fn caught<T>(work: impl Future<Output = T>) -> Option<T> {
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_caught_wherever_it_happens() {
+        assert_eq!(caught(async { 7 }).await, Some(7));
+        let late = async {
+            tokio::task::yield_now().await;
+            assert_eq!(1 + 1, 3, "a bug, for the test");
+        };
+        assert_eq!(caught(late).await, None);
+    }
+
+    #[test]
+    fn a_failure_of_ours_is_logged_with_all_its_causes() {
+        let engine = crate::engine::BackendError::DeviceLost("ECC".to_owned());
+        let error = ServiceError::InferenceFailed(Arc::new(engine));
+        assert_eq!(causes(&error), "the device is lost: ECC");
+    }
+
+    #[test]
+    fn a_method_that_nobody_knows_stays_out_of_the_log() {
+        assert_eq!(known(&Method::POST), "POST");
+        assert_eq!(known(&Method::from_bytes(b"Maier").unwrap()), "other");
+    }
+}

@@ -73,6 +73,22 @@ mod tests {
     }
 
     #[test]
+    fn the_page_for_people_names_the_same_routes_fields_and_codes() {
+        let page = include_str!("../../docs/API.md");
+        let named = |word: &str| page.contains(&format!("`{word}`"));
+        for route in Route::all() {
+            let methods = route.allow().split(", ").take(1);
+            for method in methods {
+                let asked = format!("{method} {}", route.template());
+                assert!(named(&asked), "`{asked}` is not in docs/API.md");
+            }
+        }
+        for word in Field::NAMES.into_iter().chain(Code::ALL.iter().map(|code| code.as_str())) {
+            assert!(named(word), "`{word}` is not in docs/API.md");
+        }
+    }
+
+    #[test]
     fn every_reference_leads_somewhere() {
         fn walk(value: &Value, visit: &mut impl FnMut(&str)) {
             match value {

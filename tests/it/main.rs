@@ -1,9 +1,10 @@
 //! One binary for all integration tests: linking is what takes long.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod cli;
 mod config;
 mod decoder;
+mod http;
 mod layering;
 mod parity;
 mod service;

@@ -2,6 +2,7 @@
 
 pub(crate) mod dicom;
 pub(crate) mod engine;
+pub(crate) mod wire;
 
 use sam2d::cache::{Cache, Clock};
 use sam2d::domain::mask::{ImageType, Target};
