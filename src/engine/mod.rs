@@ -7,7 +7,6 @@
 pub mod cpu;
 pub mod package;
 pub mod select;
-pub mod tensorrt;
 pub mod worker;
 
 use crate::domain::key::{KeyBuilder, Sum};
@@ -31,6 +30,7 @@ pub struct Options {
     pub allow_demonstration: bool,
     /// Run the same package's ONNX files on the CPU when its device fails. Minutes instead of
     /// milliseconds with large models, so it must be asked for.
+    /// Without effect in this version, which has no other engine than the CPU's.
     pub cpu_fallback: bool,
     /// Threads of the CPU engine; 0 takes the physical cores.
     pub cpu_threads: usize,

@@ -6,7 +6,7 @@
 //! exists, so memory is a few rows whatever the size.
 //!
 //! Why ours: fast_image_resize computes f32 images in f64, wants the whole input as f32 beside them,
-//! and is scalar on aarch64. Measured figures: docs/speed.md.
+//! and is scalar on aarch64. `benches/imaging` measures it.
 //!
 //! Invariants:
 //! 1. The weights of every output sum to 1; all are in f32, as torchvision's are.

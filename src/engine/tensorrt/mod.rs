@@ -1,1 +1,0 @@
-//! TensorRT through our own thin binding.
