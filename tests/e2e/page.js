@@ -147,8 +147,9 @@ export class EditorPage {
     return words;
   }
 
-  /** What the mask canvas holds, one byte a pixel. */
+  /** What the mask canvas holds, one byte a pixel; while one slice gives way to the next it holds nothing. */
   async mask() {
+    await this.page.waitForSelector('#mask:not([width="0"])', { state: 'attached' });
     const { width, height, base64 } = await this.page.evaluate(() => {
       const canvas = /** @type {HTMLCanvasElement} */ (document.getElementById('mask'));
       const pixels = /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d')).getImageData(0, 0, canvas.width, canvas.height).data;
