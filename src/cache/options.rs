@@ -74,7 +74,7 @@ impl Options {
     }
 }
 
-/// Why a folder can't be used. All but `Io` are for the operator to settle; [`Cache::open`] returns
+/// Why a folder can't be used. All but `Io` are for the operator to settle; [`super::Cache::open`] returns
 /// only those.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

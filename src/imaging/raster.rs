@@ -37,7 +37,7 @@ pub(super) fn png(bytes: &[u8], frame: Option<u32>, limits: &Limits) -> Result<S
 /// Decodes a JPEG, grey, colour or CMYK; more than 8 bits are scaled to 8.
 ///
 /// # Errors
-/// As [`png`].
+/// As [`png()`].
 pub(super) fn jpeg(
     bytes: &[u8],
     frame: Option<u32>,

@@ -1,7 +1,7 @@
 //! Every way a request can fail, with the stable code and the words the user sees.
 //!
 //! Invariants:
-//! 1. [`ServiceError::detail`] never holds a path, an identifier or anything of the image but its
+//! 1. A [`ServiceError`]'s text never holds a path, an identifier or anything of the image but its
 //!    geometry; what only the operator may see is the `#[source]`.
 //! 2. A fault of the request is never told as ours, nor ours as the request's.
 
