@@ -4,6 +4,7 @@
 mod cli;
 mod config;
 mod decoder;
+mod dicom_support;
 mod http;
 mod layering;
 mod parity;

@@ -3,7 +3,8 @@ independent decoders make of them.
 
     make_decode_fixtures.py [OUT]
 
-Needs Debian's dcmtk (dcmconv, dcmcjpeg, dcmdjpeg, dcmcjpls) and tests/python/requirements.txt. Nothing
+Needs Debian's dcmtk (dcmconv, dcmcjpeg, dcmdjpeg, dcmcjpls), tests/python/requirements.txt and, for
+HTJ2K, imagecodecs. Nothing
 here is a patient: a drawn disc on a ramp. Expectations are the source pixels for lossless codings,
 dcmtk's own decoder for JPEG, CharLS (by pydicom) for JPEG-LS, OpenJPEG (by pydicom) for JPEG 2000,
 Pillow for JPEG and PNG files. Each raw file is f32 or u8, little endian, row by row.
@@ -17,6 +18,7 @@ from io import BytesIO
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import pydicom
 from PIL import Image, ImageOps
@@ -48,10 +50,15 @@ def raw(array):
     return name
 
 
-def case(name, expected, kind, tolerance=0, frame=None):
+def case(name, expected, kind, frame=None):
     height, width = expected.shape[:2]
-    cases.append({"file": name, "frame": frame, "kind": kind, "width": width, "height": height,
-                  "tolerance": tolerance, "expected": raw(expected)})
+    entry = {"file": name, "frame": frame, "kind": kind, "width": width, "height": height, "expected": raw(expected)}
+    if name.endswith(".dcm"):
+        data = pydicom.dcmread(OUT / name, stop_before_pixels=True)
+        sign = " signed" if data.PixelRepresentation else ""
+        entry["syntax"] = str(data.file_meta.TransferSyntaxUID)
+        entry["class"] = f"{data.PhotometricInterpretation}, {data.BitsStored} bits{sign}"
+    cases.append(entry)
 
 
 def dicom(pixels, stored, signed=False, photometric="MONOCHROME2"):
@@ -162,6 +169,19 @@ for source, pixels in ((signed, HU), (words, WORDS), (bytes8, GREY8), (colour, R
         if name != "j2k":
             assert (values == pixels).all(), path
         case(path.name, values if kind == "rgb8" else values.astype(np.float32), kind)
+
+# HTJ2K by OpenJPH.
+for source, pixels in ((signed, HU), (words, WORDS), (bytes8, GREY8), (colour, RGB)):
+    data = pydicom.dcmread(source)
+    frame = imagecodecs.htj2k_encode(pixels, reversible=True)
+    data.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2)])
+    data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+    data.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.201")
+    if source is colour:
+        data.PhotometricInterpretation = "YBR_RCT"
+    path = save(data, f"htj2k-{source.name}")
+    assert (pydicom.dcmread(path).pixel_array == pixels).all(), path
+    case(path.name, pixels if pixels.ndim == 3 else pixels.astype(np.float32), "rgb8" if pixels.ndim == 3 else "modality")
 
 # Encapsulated: plain and deflated frames; how frames are found.
 FRAMES = [HU, (HU // 2).astype(np.int16), (HU + 100).astype(np.int16)]

@@ -285,17 +285,15 @@ impl Decoder {
         let mut cause = String::new();
         for _ in 0..2 {
             let deadline = Instant::now() + Duration::from_millis(self.options.deadline_ms);
-            let decoded = Worker::start(&self.options.program(), self.options.setup())
-                .map_err(|error| error.to_string())
-                .and_then(|mut worker| {
-                    worker
-                        .decode(PROBE, Wanted::default(), deadline)
-                        .map_err(|failure| format!("{failure:?}"))
-                });
-            match decoded {
-                Ok(_) => return Ok(()),
-                Err(error) => cause = error,
-            }
+            let started = Worker::start(&self.options.program(), self.options.setup());
+            cause = match started {
+                Err(error) => error.to_string(),
+                Ok(mut worker) => match worker.decode(PROBE, Wanted::default(), deadline) {
+                    // Refused is answered too: limits may be smaller than the known image.
+                    Ok(_) | Err(Failure::Refused(_)) => return Ok(()),
+                    Err(failure) => format!("{failure:?}"),
+                },
+            };
         }
         Err(cause)
     }

@@ -37,7 +37,13 @@ fn child(worst: impl FnOnce(BorrowedFd<'static>, Request)) {
         worst(socket, request);
         std::process::exit(0);
     }
-    let slice = super::super::decode::decode(&bytes, None, &setup.limits).unwrap();
+    let slice = match super::super::decode::decode(&bytes, None, &setup.limits) {
+        Ok(slice) => slice,
+        Err(error) => {
+            send(socket, &Reply::Error(error).to_bytes(), None).unwrap();
+            std::process::exit(0);
+        }
+    };
     let info = info_to_bytes(slice.info(), slice.samples());
     let samples = slice.samples().bytes();
     let file = sealed::fill(sealed::create().unwrap(), &[samples, &info]).unwrap();
@@ -276,6 +282,12 @@ fn a_child_that_hangs_is_given_up_at_the_deadline() {
         assert!(took < Duration::from_secs(5), "{hang}: {took:?}");
         assert!(decoder.decode(PROBE, None).is_ok(), "{hang}: the next image");
     }
+}
+
+#[test]
+fn limits_smaller_than_the_known_image_do_not_make_a_death_ours() {
+    let decoder = Decoder::start(Options { max_pixels: 5, ..options("aborts") }).unwrap();
+    assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unreadable(_))));
 }
 
 #[test]

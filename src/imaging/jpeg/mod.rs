@@ -143,7 +143,8 @@ pub(super) fn usual_transform(header: &Header) -> Transform {
         ([b'R', b'G', b'B'], None) => Transform::None,
         ([_, _, _], None) if lossless => Transform::None,
         ([_, _, _], None) => Transform::YcbcrToRgb,
-        ([_, _, _, _], Some(2)) => Transform::YcckToCmyk,
+        // Adobe knows 0 and 2; libjpeg takes anything else for 2.
+        ([_, _, _, _], Some(1..)) => Transform::YcckToCmyk,
         _ => Transform::None,
     }
 }
