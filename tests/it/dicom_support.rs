@@ -1,7 +1,7 @@
 //! docs/dicom-support.md is what the decoder does, written down by this test: `SAM2D_BLESS=1` writes it,
 //! otherwise it must be equal.
 
-use dicom_transfer_syntax_registry::{TransferSyntaxIndex as _, TransferSyntaxRegistry};
+use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use sam2d::imaging::decode::{DecodeError, Limits, decode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +18,11 @@ refused by UID and name; nothing is shown on best effort. Not for diagnostic use
 
 ";
 
+/// Of group 0028: element, VR, value.
+type Element<'v> = (u16, &'v [u8; 2], &'v [u8]);
+
 /// A syntax nobody has a file for is tried with this: does the answer name it?
-fn file_of(uid: &str, change: Option<(u16, &[u8; 2], &[u8])>) -> Vec<u8> {
+fn file_of(uid: &str, change: Option<Element<'_>>) -> Vec<u8> {
     let mut file = vec![0; 128];
     file.extend_from_slice(b"DICM");
     let mut put = |group: u16, element: u16, vr: &[u8; 2], value: &[u8]| {
@@ -31,7 +34,7 @@ fn file_of(uid: &str, change: Option<(u16, &[u8; 2], &[u8])>) -> Vec<u8> {
         file.extend_from_slice(&padded);
     };
     put(2, 0x10, b"UI", uid.as_bytes());
-    let elements: [(u16, &[u8; 2], &[u8]); 8] = [
+    let elements: [Element<'_>; 8] = [
         (0x0002, b"US", &[1, 0]),
         (0x0004, b"CS", b"MONOCHROME2"),
         (0x0010, b"US", &[1, 0]),
@@ -93,7 +96,7 @@ fn syntaxes() -> String {
 
 fn refusals() -> String {
     let native = "1.2.840.10008.1.2.1";
-    let cases: [(&str, (u16, &[u8; 2], &[u8])); 8] = [
+    let cases: [(&str, Element<'_>); 8] = [
         ("Photometric Interpretation YBR_PARTIAL_422", (0x0004, b"CS", b"YBR_PARTIAL_422")),
         ("Photometric Interpretation HSV", (0x0004, b"CS", b"HSV")),
         ("Photometric Interpretation CMYK", (0x0004, b"CS", b"CMYK")),

@@ -184,7 +184,8 @@ def compare(path, frame, answer, base):
     if kind == "modality":
         got = np.frombuffer((base.with_suffix(".raw")).read_bytes(), np.float32).astype(np.float64)
         # Of lossy files the rendering is judged on our own values: a narrow window magnifies.
-        levels = levels(got.reshape(values.shape) if lossy else values)
+        # Of the others, on the values as f32, which modality values are.
+        levels = levels(got.reshape(values.shape) if lossy else values.astype(np.float32).astype(np.float64))
         worst_value = np.abs(got - values.astype(np.float32).astype(np.float64).ravel()).max()
     worst_level = np.abs(got_levels - levels.ravel()).max()
     slope = 1.0

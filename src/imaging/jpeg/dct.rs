@@ -54,7 +54,9 @@ pub(super) fn decode<S: Sample>(reader: &mut Reader<'_>, frame: &Frame) -> Resul
                 let stride = own.grid.stride();
                 let plane =
                     planes.get_mut(own.index).and_then(|p| p.get_mut(y * 8 * stride + x * 8..));
-                idct::block(&coefficients, plane.unwrap_or_default(), stride);
+                if !idct::block(&coefficients, plane.unwrap_or_default(), stride) {
+                    return Err(JpegError::new("a block is out of range"));
+                }
                 Ok(())
             }
         })?;

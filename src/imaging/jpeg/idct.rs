@@ -58,17 +58,21 @@ const CONST_BITS: u32 = 13;
 /// Largest coefficient taken: far above any that 12-bit samples give, far below overflow.
 const MAX_COEFFICIENT: i64 = 1 << 24;
 
-/// Dequantised coefficients, row-major, into 8 rows of 8 samples.
-pub(super) fn block<S: Sample>(coefficients: &[i32; 64], rows: &mut [S], stride: usize) {
+/// Dequantised coefficients, row-major, into 8 rows of 8 samples. False when a sample comes out so far
+/// beyond the range (four times its half) that no encoder can have meant it: libjpeg wraps there, its
+/// SIMD forms saturate, and the data is damaged.
+pub(super) fn block<S: Sample>(coefficients: &[i32; 64], rows: &mut [S], stride: usize) -> bool {
+    let plausible = -4 * S::CENTER..4 * S::CENTER;
     let bound = |value: i32| i64::from(value).clamp(-MAX_COEFFICIENT, MAX_COEFFICIENT);
     let dc_only = coefficients.iter().skip(1).all(|&c| c == 0);
     if dc_only {
         let dc = bound(coefficients.first().copied().unwrap_or(0)) << S::PASS_BITS;
-        let level = S::clamp(descale(dc, S::PASS_BITS + 3) + S::CENTER);
+        let flat = descale(dc, S::PASS_BITS + 3);
+        let level = S::clamp(flat + S::CENTER);
         for row in rows.chunks_mut(stride).take(8) {
             row.iter_mut().take(8).for_each(|sample| *sample = level);
         }
-        return;
+        return plausible.contains(&flat);
     }
     let mut work = [[0i64; 8]; 8];
     for (column, line) in work.iter_mut().enumerate() {
@@ -77,13 +81,17 @@ pub(super) fn block<S: Sample>(coefficients: &[i32; 64], rows: &mut [S], stride:
         });
         *line = transform(input).map(|value| descale(value, CONST_BITS - S::PASS_BITS));
     }
+    let mut all_plausible = true;
     for (row, output) in rows.chunks_mut(stride).take(8).enumerate() {
         let input: [i64; 8] = work.map(|line| line.get(row).copied().unwrap_or(0));
         let levels = transform(input);
         for (sample, level) in output.iter_mut().zip(levels) {
-            *sample = S::clamp(descale(level, CONST_BITS + S::PASS_BITS + 3) + S::CENTER);
+            let level = descale(level, CONST_BITS + S::PASS_BITS + 3);
+            all_plausible &= plausible.contains(&level);
+            *sample = S::clamp(level + S::CENTER);
         }
     }
+    all_plausible
 }
 
 #[inline]
@@ -152,11 +160,23 @@ mod tests {
                 (seed >> 16) % range
             });
             let mut samples = [0u8; 64];
-            block(&coefficients, &mut samples, 8);
+            assert!(block(&coefficients, &mut samples, 8));
             for (sample, ideal) in samples.iter().zip(ideal(&coefficients)) {
                 let ideal = ideal.clamp(0.0, 255.0);
                 assert!((f64::from(*sample) - ideal).abs() <= 1.0, "{sample} {ideal}");
             }
+        }
+    }
+
+    #[test]
+    fn samples_far_beyond_the_range_are_told() {
+        for (dc, plausible) in [(4_000, true), (4_200, false), (-4_000, true), (-4_200, false)] {
+            let mut samples = [0u8; 64];
+            let mut coefficients = [0; 64];
+            coefficients[0] = dc;
+            assert_eq!(block(&coefficients, &mut samples, 8), plausible, "{dc}");
+            coefficients[9] = 1;
+            assert_eq!(block(&coefficients, &mut samples, 8), plausible, "{dc}, not flat");
         }
     }
 
@@ -166,7 +186,7 @@ mod tests {
             let mut flat = [0i32; 64];
             flat[0] = dc;
             let mut short = [0u8; 64];
-            block(&flat, &mut short, 8);
+            assert!(block(&flat, &mut short, 8));
             let full = transform([i64::from(dc), 0, 0, 0, 0, 0, 0, 0]);
             let first = descale(full[0], CONST_BITS - 2);
             let second = transform([first, 0, 0, 0, 0, 0, 0, 0]);

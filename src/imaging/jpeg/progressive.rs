@@ -219,7 +219,9 @@ fn transformed<S: Sample>(grid: Grid, plane: &Plane) -> Result<Vec<S>> {
             *value = i32::from(stored) * i32::from(step);
         }
         let rows = samples.get_mut(y * 8 * stride + x * 8..).unwrap_or_default();
-        idct::block(&coefficients, rows, stride);
+        if !idct::block(&coefficients, rows, stride) {
+            return Err(JpegError::new("a block is out of range"));
+        }
     }
     Ok(samples)
 }
