@@ -6,6 +6,7 @@
 //! answered, the engine thread ends, the cache writes what still waits.
 
 use crate::cache::{Cache, Clock};
+use crate::cli::doctor::{DoctorArgs, Elsewhere, Level};
 use crate::cli::{engine::EngineCommand, health::HealthArgs, segment::SegmentArgs};
 use crate::config::Config;
 use crate::engine::package::Package;
@@ -245,6 +246,19 @@ pub fn engine(command: EngineCommand) -> ExitCode {
 #[must_use]
 pub fn health(args: HealthArgs) -> ExitCode {
     runtime(|| cli::health::run(args))
+}
+
+/// `sam2d doctor`.
+#[must_use]
+pub fn doctor(args: &DoctorArgs) -> ExitCode {
+    let diagnosis = cli::doctor::examine(&args.common, |config| Elsewhere {
+        open_address: http::guard::may_listen(&config.http, &config.http.listen)
+            .err()
+            .map(|open| open.to_string()),
+        findings: Vec::new(),
+    });
+    print!("{}", if args.json { diagnosis.json() } else { diagnosis.text() });
+    ExitCode::from(u8::from(diagnosis.worst() == Level::Fault))
 }
 
 /// `sam2d openapi`.

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             }
             Err(error) => failed(EX_CONFIG, &error),
         },
+        Command::Doctor(args) => app::doctor(&args),
         Command::Openapi => {
             print!("{}", app::openapi());
             ExitCode::SUCCESS

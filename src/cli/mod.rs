@@ -4,6 +4,7 @@
 //! device lost, hang; 78 configuration.
 
 pub mod check_config;
+pub mod doctor;
 pub mod engine;
 pub mod health;
 pub mod segment;
@@ -42,6 +43,8 @@ pub enum Command {
     Health(health::HealthArgs),
     /// Check a configuration file and show what results
     CheckConfig(check_config::CheckConfigArgs),
+    /// Say what is wrong on this machine and what to do about it; exit code 1 when something is
+    Doctor(doctor::DoctorArgs),
     /// Print the OpenAPI document of the service
     Openapi,
     /// Print a completion script for a shell

@@ -118,3 +118,56 @@ fn health_says_down_when_nobody_listens() {
     assert_eq!(done.status.code(), Some(2));
     assert!(text(&done.stdout).starts_with("CRITICAL"), "{}", text(&done.stdout));
 }
+
+#[test]
+fn doctor_names_what_is_wrong_with_a_remedy_and_exits_with_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let cache = path("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(path(name), text).unwrap();
+        path(name)
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let good = write(
+        "good.toml",
+        &format!(
+            "[http]\nlisten = [\"127.0.0.1:0\"]\n[cache]\ndir = \"{cache}\"\nmin_free_bytes = 1\n"
+        ),
+    );
+    let wrong = write(
+        "wrong.toml",
+        &format!(
+            "[http]\nlisten = [\"127.0.0.1:{port}\"]\n[engine]\npath = \"/nowhere\"\n[decoder]\nmemory_bytes = 4096\n"
+        ),
+    );
+    let broken = write("broken.toml", "[http]\nlistn = 1\n");
+    let doctor = |file: &str| {
+        let done = sam2d(&["doctor", "--json", "--config", file]);
+        let json: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        (done.status.code(), json)
+    };
+    let (code, json) = doctor(&good);
+    assert_eq!(code, Some(0), "{json:#}");
+    let found = |json: &serde_json::Value, section: &str, level: &str| {
+        let all = json["findings"].as_array().unwrap();
+        all.iter().filter(|f| f["section"] == section && f["level"] == level).count()
+    };
+    for section in ["configuration", "folders", "decoder", "ports", "engine"] {
+        assert!(found(&json, section, "fine") >= 1, "{section}: {json:#}");
+    }
+    assert_eq!(found(&json, "engine", "warning"), 1, "the demonstration engine: {json:#}");
+    let (code, json) = doctor(&wrong);
+    assert_eq!((code, &json["worst"]), (Some(1), &"fault".into()));
+    for section in ["decoder", "ports", "engine"] {
+        assert_eq!(found(&json, section, "fault"), 1, "{section}: {json:#}");
+    }
+    for finding in json["findings"].as_array().unwrap() {
+        assert!(finding["level"] == "fine" || finding["remedy"].is_string(), "{finding}");
+    }
+    let (code, json) = doctor(&broken);
+    assert_eq!(code, Some(1));
+    assert!(json["findings"][0]["what"].as_str().unwrap().contains("did you mean `listen`?"));
+}
