@@ -66,19 +66,22 @@ async fn whatever_changes_the_result_is_a_miss() {
         request.image.image_type = image_type;
         request
     };
-    let frames = Ct { frames: 2, ..ct.clone() };
-    let frame = |frame| {
-        let mut request = asked(&frames);
+    let flat = Ct { flat: true, ..ct.clone() };
+    let frame = |ct: &Ct, frame| {
+        let mut request = asked(&Ct { frames: 2, ..ct.clone() });
         request.image.frame = Some(frame);
         request
     };
     let mut cases: Vec<(&str, SegmentRequest)> = vec![
-        ("shape", asked(&Ct { rows: 96, columns: 80, ..ct.clone() })),
+        ("flat", asked(&flat)),
+        ("the same bytes in another shape", asked(&Ct { rows: 96, columns: 80, ..flat.clone() })),
         ("MONOCHROME1", asked(&Ct { photometric: "MONOCHROME1", ..ct.clone() })),
         ("slope", asked(&Ct { slope: "2", ..ct.clone() })),
         ("intercept", asked(&Ct { intercept: "-1000", ..ct.clone() })),
-        ("frames", frame(0)),
-        ("frame", frame(1)),
+        ("frames", frame(&ct, 0)),
+        ("frame", frame(&ct, 1)),
+        ("a frame of equal ones", frame(&flat, 0)),
+        ("the other of equal ones", frame(&flat, 1)),
         ("context", image_type(ImageType::L3)),
         ("other context", image_type(ImageType::Middle)),
         ("prompt", one_click(&ct.bytes(), 48.0, 41.0)),

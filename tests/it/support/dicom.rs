@@ -17,6 +17,8 @@ pub(crate) struct Ct {
     pub(crate) modality: &'static str,
     pub(crate) patient: &'static str,
     pub(crate) uid: &'static str,
+    /// One value everywhere, in every frame: pixels that say nothing of shape or place.
+    pub(crate) flat: bool,
 }
 
 impl Default for Ct {
@@ -32,6 +34,7 @@ impl Default for Ct {
             modality: "CT",
             patient: "TEST^ONE",
             uid: "1.2.826.0.1.3680043.10.1",
+            flat: false,
         }
     }
 }
@@ -39,6 +42,9 @@ impl Default for Ct {
 impl Ct {
     /// Signed 16-bit values of a soft disc in air, frame after frame a little brighter.
     fn pixels(&self) -> Vec<u16> {
+        if self.flat {
+            return vec![1010; usize::from(self.rows * self.columns * self.frames)];
+        }
         let (w, h) = (f64::from(self.columns), f64::from(self.rows));
         let mut pixels = Vec::new();
         for frame in 0..self.frames {
