@@ -19,7 +19,8 @@ let daemon;
 
 before(async () => {
   if (skip) return;
-  [browser, daemon] = await Promise.all([launch(), Daemon.start()]);
+  daemon = await Daemon.start();
+  browser = await launch();
 });
 after(async () => {
   await browser?.close();
@@ -414,6 +415,60 @@ person('the read-out gives HU where they are known and the area mm²', async (ed
   await editor.openFilesAnyway(goldenPng());
   await page.mouse.move(at.x, at.y);
   await page.locator('#corner-value').filter({ hasText: new RegExp(`84, 120 +${grey}$`) }).waitFor();
+});
+
+person('the read-out follows the picture under a resting pointer: another slice, zoom, another series', async (editor) => {
+  const { page } = editor;
+  const golden = await decodeGrey(new Uint8Array(goldenPng().buffer));
+  const grey = (/** @type {number} */ x, /** @type {number} */ y) => golden?.data[y * 256 + x] ?? 0;
+  const says = (/** @type {string} */ text) => page.locator('#corner-value').filter({ hasText: new RegExp(`^${text}$`) }).waitFor({ timeout: 10000 });
+  await editor.context('middle');
+  const series = [await goldenCt({ instance: 1, shift: 60 }), await goldenCt({ instance: 2 })];
+  await editor.openFiles(...series);
+  const at = await editor.at(LEFT_ELLIPSE);
+  await page.mouse.move(at.x, at.y);
+  const hu = (/** @type {number} */ x, /** @type {number} */ y) => Math.round((grey(x, y) / 255) * 299 - 100);
+  await says(`84, 120 +${hu(84, 120)} HU`);
+  await page.keyboard.press('PageDown');
+  await says(`84, 120 +${hu(24, 120)} HU`);
+  assert.notEqual(hu(24, 120), hu(84, 120));
+
+  await page.keyboard.press('+');
+  const under = await editor.under(at);
+  assert.notDeepEqual(under, LEFT_ELLIPSE);
+  await says(`${under.x}, ${under.y} +${hu(under.x - 60, under.y)} HU`);
+  await page.keyboard.press('f');
+  await says(`84, 120 +${hu(24, 120)} HU`);
+
+  // A single picture needs no slider and so has more room: another pixel comes to lie there.
+  await editor.openFiles(goldenPng());
+  const now = await editor.under(at);
+  await says(`${now.x}, ${now.y} +${grey(now.x, now.y)}`);
+});
+
+person('values that come late do not stand where they no longer belong', async (editor) => {
+  const { page } = editor;
+  await editor.context('middle');
+  await editor.openFiles(await goldenCt());
+  await page.evaluate(() => {
+    const read = Blob.prototype.arrayBuffer;
+    const held = new Promise((resolve) => Object.assign(window, { letThrough: resolve }));
+    Blob.prototype.arrayBuffer = async function () {
+      await held;
+      return read.call(this);
+    };
+  });
+  const value = page.locator('#corner-value');
+  const at = await editor.at(LEFT_ELLIPSE);
+  await page.mouse.move(at.x, at.y);
+  await value.filter({ hasText: /^84, 120$/ }).waitFor();
+  await page.mouse.move(5, 5);
+  assert.equal(await value.textContent(), '');
+  await page.evaluate('letThrough()');
+  await page.waitForTimeout(300);
+  assert.equal(await value.textContent(), '', 'the pointer is not there any more');
+  await page.mouse.move(at.x, at.y);
+  await value.filter({ hasText: / HU$/ }).waitFor();
 });
 
 person('zoom and pan keep the pixel under the pointer', async (editor) => {

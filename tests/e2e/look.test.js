@@ -25,7 +25,9 @@ let browser;
 /** @type {Daemon} */
 let daemon;
 before(async () => {
-  if (!skip) [browser, daemon] = await Promise.all([launch(), Daemon.start()]);
+  if (skip) return;
+  daemon = await Daemon.start();
+  browser = await launch();
 });
 after(async () => {
   await browser?.close();

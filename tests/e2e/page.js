@@ -4,14 +4,18 @@
  * Everything goes through the page as a person would; only the mask canvas is read directly, because no eye can
  * compare pixels. Every request and every console line is kept, so that a test can say what must not have happened.
  */
-import { appendFileSync, existsSync, mkdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 
 const here = dirname(fileURLToPath(import.meta.url));
 export const chromiumPath = process.env.SAM2D_CHROMIUM ?? '/usr/bin/chromium';
 export const hasChromium = existsSync(chromiumPath);
+/** How many times slower than this machine the page runs: what hides in a fast browser shows in a slow one. */
+const slowdown = Number(process.env.E2E_SLOWDOWN ?? 1);
+/** With `E2E_SOURCES=1` the page is the checkout's, not the one built into the daemon: to work on it without building. */
+const sources = process.env.E2E_SOURCES ? join(here, '../../src/http/editor') : '';
 /** Where pictures of the page go, to be looked at. */
 export const shots = process.env.SAM2D_SHOTS ?? join(here, 'shots');
 
@@ -41,8 +45,10 @@ export class EditorPage {
   static async open(browser, url, options = {}) {
     const context = await browser.newContext({ viewport: { width: 1280, height: 720 }, locale: 'en-GB', colorScheme: 'dark', acceptDownloads: true, ...options });
     await context.addInitScript(rememberForms);
+    if (sources) await context.route(/\/(editor\/[^?]*)?$/, fromSources);
     const page = await context.newPage();
     const editor = new EditorPage(page);
+    if (slowdown > 1) await (await context.newCDPSession(page)).send('Emulation.setCPUThrottlingRate', { rate: slowdown });
     if (url) await page.goto(`${url}/`);
     return editor;
   }
@@ -109,6 +115,18 @@ export class EditorPage {
         const picture = /** @type {HTMLElement} */ (document.getElementById('picture'));
         const placed = new DOMMatrix(picture.style.transform);
         return { x: frame.left + placed.e + (px + 0.5) * placed.a, y: frame.top + placed.f + (py + 0.5) * placed.d };
+      },
+      [x, y]
+    );
+  }
+
+  /** Which pixel is at a place on the screen: `at` the other way round. @param {Point} place @returns {Promise<Point>} */
+  under({ x, y }) {
+    return this.page.evaluate(
+      ([sx, sy]) => {
+        const frame = /** @type {HTMLElement} */ (document.getElementById('view')).getBoundingClientRect();
+        const placed = new DOMMatrix(/** @type {HTMLElement} */ (document.getElementById('picture')).style.transform);
+        return { x: Math.floor((sx - frame.left - placed.e) / placed.a), y: Math.floor((sy - frame.top - placed.f) / placed.d) };
       },
       [x, y]
     );
@@ -199,6 +217,13 @@ export class EditorPage {
     mkdirSync(shots, { recursive: true });
     await this.page.screenshot({ path: join(shots, `${name}.png`) });
   }
+}
+
+/** @param {import('playwright-core').Route} route */
+async function fromSources(route) {
+  const response = await route.fetch();
+  const name = basename(new URL(route.request().url()).pathname) || 'index.html';
+  await route.fulfill(response.ok() ? { response, body: readFileSync(join(sources, name)) } : { response });
 }
 
 /** Runs in the page: a browser does not tell what a form it sends holds, so `fetch` is asked on the way. */

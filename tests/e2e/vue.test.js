@@ -29,7 +29,8 @@ before(async () => {
   if (skip) return;
   const port = await freePort();
   origin = `http://127.0.0.1:${port}`;
-  [browser, daemon] = await Promise.all([launch(), Daemon.start({ env: { SAM2D_HTTP__ALLOWED_ORIGINS: JSON.stringify([origin]) } })]);
+  daemon = await Daemon.start({ env: { SAM2D_HTTP__ALLOWED_ORIGINS: JSON.stringify([origin]) } });
+  browser = await launch();
   site = createServer((request, response) => {
     const [type, body] = file(request.url ?? '');
     response.writeHead(body ? 200 : 404, { 'content-type': type }).end(body);

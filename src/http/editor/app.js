@@ -81,6 +81,10 @@ const keys = new Keys([
 let showing = new AbortController();
 /** @type {AbortController} */
 let embedding = new AbortController();
+/** Whether the slice's picture is still to come. */
+let waiting = false;
+/** How many times a person opened files that are still being read or asked about. */
+let opening = 0;
 let madeHere = false;
 /** @type {'' | 'asking' | 'ready'} */
 let prepared = '';
@@ -95,7 +99,10 @@ function start() {
   wireBar();
   wirePanel();
   wireOpening();
-  view.onMoved = corners;
+  view.onMoved = () => {
+    corners();
+    tools.hover();
+  };
   editor.addEventListener('change', (event) => follow(/** @type {CustomEvent} */ (event).detail));
   segmenter.addEventListener('change', () => {
     smallBusy(segmenter.running ? t('busy') : '');
@@ -123,6 +130,7 @@ function follow(what) {
   tools.refresh();
   panel.refresh();
   corners();
+  tools.hover();
 }
 
 /** Brings the slice on the screen, and has the box prepare it. */
@@ -130,14 +138,14 @@ async function show() {
   const { slice } = editor;
   showing.abort();
   const { signal } = (showing = new AbortController());
-  const stage = element('stage', HTMLElement);
   element('drop', HTMLElement).hidden = slice !== null;
   if (!slice) return view.clear();
   if (view.slice !== slice) {
     panel.shown = false;
     element('cannot-show', HTMLElement).hidden = true;
   }
-  stage.setAttribute('aria-busy', 'true');
+  waiting = true;
+  stageBusy();
   const slow = setTimeout(() => smallBusy(t('loading')), 400);
   try {
     const picture = await pictures.show(slice, editor.window, editor.context, signal);
@@ -156,12 +164,19 @@ async function show() {
   } finally {
     clearTimeout(slow);
     if (!signal.aborted) {
-      stage.setAttribute('aria-busy', 'false');
+      waiting = false;
+      stageBusy();
       smallBusy('');
       panel.refresh();
       corners();
+      tools.hover();
     }
   }
+}
+
+/** Says to whoever listens, rather than looks, that what is on the stage is about to change. */
+function stageBusy() {
+  element('stage', HTMLElement).setAttribute('aria-busy', String(waiting || opening > 0));
 }
 
 /**
@@ -228,21 +243,26 @@ function corners() {
   element('corner-zoom', HTMLElement).textContent = lines.zoom;
   const sides = shown && slice.source.header ? directions(slice.source.header.orientation) : null;
   for (const side of /** @type {const} */ (['left', 'right', 'up', 'down'])) element(`side-${side}`, HTMLElement).textContent = sides ? sides[side] : '';
-  if (!shown) element('corner-value', HTMLElement).textContent = '';
 }
+
+/** Counts what was pointed at: values that come late belong to a place that is no longer asked about. */
+let reading = 0;
 
 /** @param {Point | null} point */
 async function readOut(point) {
+  const mine = ++reading;
   const corner = element('corner-value', HTMLElement);
   const { slice } = editor;
-  if (!point || !slice || !view.inside(point)) {
+  // Until the new slice is shown, the old one's picture is pointed at: no value of either is right.
+  if (!point || !slice || !panel.shown || view.slice !== slice || !view.inside(point)) {
     corner.textContent = '';
     return;
   }
   const [x, y] = [Math.floor(point.x), Math.floor(point.y)];
   const where = `${x}, ${y}`;
+  corner.textContent = where;
   const pixels = slice.takesWindow ? await pictures.pixelsOf(slice) : null;
-  if (editor.slice !== slice) return;
+  if (mine !== reading) return;
   if (pixels && pixels.width === slice.width && pixels.height === slice.height) {
     const value = pixels.values[y * pixels.width + x] * pixels.slope + pixels.intercept;
     corner.textContent = `${where}   ${number(value, Number.isInteger(value) ? 0 : 1)}${slice.isCt ? ' HU' : ''}`;
@@ -305,6 +325,7 @@ function wireBar() {
     choose(current() === 'en' ? 'zh' : 'en');
     panel.refresh();
     corners();
+    tools.hover();
   });
   click('theme', () => {
     const root = document.documentElement.dataset;
@@ -401,6 +422,21 @@ function wireOpening() {
 /** @param {File[]} files */
 async function open(files) {
   if (!files.length) return;
+  opening += 1;
+  stageBusy();
+  const slow = setTimeout(() => smallBusy(t('loading')), 400);
+  try {
+    await openFiles(files);
+  } finally {
+    clearTimeout(slow);
+    opening -= 1;
+    stageBusy();
+    if (!waiting) smallBusy('');
+  }
+}
+
+/** @param {File[]} files */
+async function openFiles(files) {
   const { slices, refused } = await openSeries(files);
   if (!slices.length) return toast('bad', t('openedNothing'));
   if (editor.slices.some((slice) => slice.unsaved)) {

@@ -46,6 +46,10 @@ export class Tools {
     /** @type {Point | null} a first corner set by keyboard */
     this.corner = null;
     this.spaceHeld = false;
+    /** @type {{clientX: number, clientY: number} | null} the pointer's place on the page, while it is over the stage */
+    this.pointer = null;
+    /** Whether the crosshair moved last, and not the pointer. */
+    this.byKeyboard = false;
     const { root } = view;
     root.addEventListener('pointerdown', (event) => this.down(event));
     root.addEventListener('pointermove', (event) => this.moved(event));
@@ -298,10 +302,19 @@ export class Tools {
 
   /** @param {PointerEvent} event */
   moved(event) {
-    const point = this.view.toImage(event);
-    this.view.aid({ pointer: point });
-    this.actions.hover(this.view.inside(point) ? point : null);
+    this.pointer = { clientX: event.clientX, clientY: event.clientY };
+    this.byKeyboard = false;
+    this.hover();
     this.gesture?.move?.(event);
+  }
+
+  /** Tells what is pointed at now; it changes as well when the picture moves, or another one comes, under a resting hand. */
+  hover() {
+    const point = this.pointer && this.view.toImage(this.pointer);
+    this.view.aid({ pointer: point });
+    const { crosshair } = this;
+    const at = this.byKeyboard && crosshair ? { x: crosshair.x + 0.5, y: crosshair.y + 0.5 } : point;
+    this.actions.hover(at && this.view.inside(at) ? at : null);
   }
 
   /** @param {PointerEvent} event */
@@ -313,8 +326,8 @@ export class Tools {
 
   left() {
     if (this.gesture) return;
-    this.view.aid({ pointer: null });
-    this.actions.hover(null);
+    this.pointer = null;
+    this.hover();
   }
 
   /** @param {MouseEvent} event */
@@ -368,7 +381,8 @@ export class Tools {
     const moved = this.crosshair ? { x: from.x + dx * by, y: from.y + dy * by } : from;
     this.crosshair = { x: Math.min(Math.max(moved.x, 0), bitmap.width - 1), y: Math.min(Math.max(moved.y, 0), bitmap.height - 1) };
     this.view.aid({ crosshair: this.crosshair, ...(this.corner ? { rectangle: this.cornerRect() } : {}) });
-    this.actions.hover({ x: this.crosshair.x + 0.5, y: this.crosshair.y + 0.5 });
+    this.byKeyboard = true;
+    this.hover();
     this.actions.announce(this.crosshair);
   }
 
@@ -412,6 +426,7 @@ export class Tools {
 
   hideCrosshair() {
     this.crosshair = null;
+    this.byKeyboard = false;
     this.view.aid({ crosshair: null });
   }
 
