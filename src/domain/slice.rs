@@ -139,8 +139,8 @@ pub struct SliceInfo {
     pub inverted: bool,
     /// The file's own display proposal.
     pub voi: Voi,
-    /// Smallest and largest modality value, padding left out (unless there is nothing else): the
-    /// window of last resort. `None` exactly for 8-bit images, to which no window applies.
+    /// Smallest and largest modality value, padding left out: the window of last resort. Equal where
+    /// there is nothing but padding. `None` exactly for 8-bit images, to which no window applies.
     pub range: Option<(f32, f32)>,
     /// Distance between pixel centres in mm: between rows, between columns.
     pub spacing_mm: Option<(f64, f64)>,

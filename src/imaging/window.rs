@@ -21,7 +21,7 @@ pub enum Rendering {
     Window(Window),
     /// Through the file's VOI LUT.
     Lut(VoiLut),
-    /// Smallest value black, largest white; all black when they are equal.
+    /// Smallest value black, largest white; all black when they are equal, inverted or not.
     MinMax {
         /// Shown black.
         min: f32,
@@ -109,7 +109,10 @@ pub fn render(slice: &Slice, rendering: &Rendering) -> Levels {
         Rendering::Window(window) => grey(values, inverted, &ramp(*window)),
         Rendering::MinMax { min, max } => {
             let (low, span) = (f64::from(*min), f64::from(*max) - f64::from(*min));
-            let scale = if span > 0.0 { 255.0 / span } else { 0.0 };
+            if span <= 0.0 {
+                return Levels::Grey(vec![0; values.len()]);
+            }
+            let scale = 255.0 / span;
             linear(values, inverted, scale, -low * scale)
         }
         Rendering::Lut(lut) => through_lut(values, inverted, lut),

@@ -113,7 +113,6 @@ def reference(path, frame):
     if padding is not None:
         limit = dataset.get("PixelPaddingRangeLimit", padding)
         kept = (stored < min(padding, limit)) | (stored > max(padding, limit))
-        kept = kept if kept.any() else np.ones(stored.shape, bool)
 
     def render(values):
         if center is not None and width is not None and width >= 1:
@@ -123,8 +122,11 @@ def reference(path, frame):
             levels = apply_voi_lut(np.round(values).astype(np.int64), dataset).astype(np.float64)
             levels *= 255 / (2.0 ** int(table.LUTDescriptor[2]) - 1)
         else:
-            low, high = values[kept].min(), values[kept].max()
-            levels = np.clip((values - low) / (high - low) * 255 if high > low else values * 0, 0, 255)
+            # Nothing but padding, or one value: black whatever the polarity.
+            low, high = (values[kept].min(), values[kept].max()) if kept.any() else (0, 0)
+            if high <= low:
+                return values * 0
+            levels = np.clip((values - low) / (high - low) * 255, 0, 255)
         return 255 - levels if photometric == "MONOCHROME1" else levels
 
     return "modality", values, render

@@ -165,6 +165,10 @@ stand_ins! {
     says_ready_again => |socket, _| send(socket, &Reply::Ready.to_bytes(), None).unwrap();
     hangs => |_, _| std::thread::sleep(Duration::from_secs(600));
     loops => |_, _| loop { std::hint::spin_loop(); };
+    closes_its_socket_and_hangs => |_, _| {
+        rustix::stdio::dup2_stdin(File::open("/dev/null").unwrap()).unwrap();
+        std::thread::sleep(Duration::from_secs(600));
+    };
     ends_without_a_word => |_, _| {};
     aborts => |_, _| std::process::abort();
     is_killed => |_, _| {
@@ -254,14 +258,16 @@ fn every_lie_of_a_child_is_the_images_fault_and_harms_no_other() {
 
 #[test]
 fn every_death_of_a_child_is_the_images_fault_and_harms_no_other() {
-    for death in ["ends_without_a_word", "aborts", "is_killed"] {
+    for death in ["ends_without_a_word", "aborts", "is_killed", "closes_its_socket_and_hangs"] {
         let decoder = Decoder::start(options(death)).unwrap();
+        let start = Instant::now();
         match decoder.decode(IMAGE, None) {
             Err(DecodeError::Unreadable(reason)) => {
                 assert_eq!(reason, "decoding it broke a limit, or the decoder", "{death}");
             }
             other => panic!("{death}: {other:?}"),
         }
+        assert!(start.elapsed() < Duration::from_secs(5), "{death}: {:?}", start.elapsed());
         assert!(decoder.decode(PROBE, None).is_ok(), "{death}: the next image");
     }
 }
@@ -318,11 +324,12 @@ fn a_child_that_can_not_be_started_is_our_fault_at_start_and_later() {
     assert!(Decoder::start(missing).is_err());
     // The executable goes away while the daemon runs.
     let folder = tempfile::tempdir().unwrap();
-    let copy = folder.path().join("sam2d");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    let honest = Options { executable: Some(copy.clone()), ..options("is_honest") };
+    // A link: while a copy is written, another test's fork may hold it open, and it can't be run.
+    let link = folder.path().join("sam2d");
+    std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &link).unwrap();
+    let honest = Options { executable: Some(link.clone()), ..options("is_honest") };
     let decoder = Decoder::start(honest).unwrap();
-    std::fs::remove_file(&copy).unwrap();
+    std::fs::remove_file(&link).unwrap();
     assert!(decoder.decode(IMAGE, None).is_ok(), "the child that was ready");
     let start = Instant::now();
     assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unavailable(_))));

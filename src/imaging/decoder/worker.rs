@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// Longest time from `exec` to a sandbox that stands, on a busy box.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A process that closes its socket ends at once, unless it means harm.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
+
 /// An uncompressed 512 × 512 CT slice, and its header.
 const USUAL_FILE: u64 = 512 * 512 * 2 + 16 * 1024;
 
@@ -52,6 +55,8 @@ impl Worker {
     pub(super) fn start(program: &Program, setup: Setup) -> io::Result<Self> {
         let kind = SocketType::SEQPACKET;
         let (socket, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        // Before the child: what fails after it must not leave it behind.
+        let memory = Some(sealed::prepare(USUAL_FILE)?);
         let process = Command::new(&program.path)
             .arg0("sam2d")
             .args(&program.arguments)
@@ -60,7 +65,6 @@ impl Worker {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let memory = Some(sealed::prepare(USUAL_FILE)?);
         let worker = Self { process, socket, setup, memory };
         send(&worker.socket, &setup.to_bytes(), None)?;
         if !worker.has_answer(Instant::now() + START_TIMEOUT)? {
@@ -175,14 +179,23 @@ impl Worker {
         }
     }
 
-    /// How it ended, for the log.
+    /// How it ended, for the log; one that only closed its socket is not waited for.
     fn last_words(&mut self) -> String {
-        match self.process.wait() {
-            Ok(status) => match status.signal() {
-                Some(signal) => format!("signal {signal}"),
-                None => format!("exit {}", status.code().unwrap_or(-1)),
-            },
-            Err(error) => error.to_string(),
+        let until = Instant::now() + LAST_MOMENT;
+        loop {
+            match self.process.try_wait() {
+                Ok(Some(status)) => {
+                    return match status.signal() {
+                        Some(signal) => format!("signal {signal}"),
+                        None => format!("exit {}", status.code().unwrap_or(-1)),
+                    };
+                }
+                Ok(None) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(None) => return "closed its socket and went on".to_owned(),
+                Err(error) => return error.to_string(),
+            }
         }
     }
 }

@@ -27,7 +27,8 @@ pub(super) enum Modality {
     Table(Lut),
 }
 
-/// Modality values, and their range without padding (all of it, where all is padding).
+/// Modality values, and their range without padding. Where all is padding it is the lowest value alone:
+/// padding means nothing, so differences within it must not become a picture.
 pub(super) fn modality(
     stored: &Stored<'_>,
     header: &Header,
@@ -64,7 +65,7 @@ impl Visitor for ToModality<'_> {
                     let value: f64 = (*value).into();
                     value < low || value > high
                 });
-                extremes(kept.map(|(_, value)| value)).or_else(all)
+                extremes(kept.map(|(_, value)| value)).or_else(|| all().map(|(low, _)| (low, low)))
             }
         };
         let range = range.unwrap_or((0.0, 0.0));

@@ -365,7 +365,7 @@ fn functional_groups_of_the_frame_come_before_shared_ones_before_the_top_level()
 }
 
 #[test]
-fn padding_is_left_out_of_the_range_and_all_padding_is_not() {
+fn padding_is_left_out_of_the_range() {
     let padded = |values: &[u16], value: i16, limit: Option<i16>| {
         let mut changes = vec![(0x0028, 0x0120, "SS", words(&[value.cast_unsigned()]))];
         changes.extend(limit.map(|limit| (0x0028, 0x0121, "SS", words(&[limit.cast_unsigned()]))));
@@ -377,6 +377,22 @@ fn padding_is_left_out_of_the_range_and_all_padding_is_not() {
     assert_eq!(padded(&values, -2000, Some(-1990)), Some((5., 70.)));
     assert_eq!(padded(&values, -1990, Some(-2000)), Some((5., 70.)), "either order");
     assert_eq!(padded(&[7, 7], 7, None), Some((7., 7.)));
+    assert_eq!(padded(&[7, 9], 7, Some(10)), Some((7., 7.)), "nothing but padding");
+}
+
+#[test]
+fn a_slice_of_nothing_but_padding_is_black() {
+    for photometric in ["MONOCHROME1", "MONOCHROME2"] {
+        let changes = vec![
+            (0x0028, 0x0004, "CS", text(photometric)),
+            (0x0028, 0x0120, "SS", words(&[7])),
+            (0x0028, 0x0121, "SS", words(&[10])),
+        ];
+        let slice = slice_of(&file(&with(bits(grey(&[7, 8, 9, 10]), 16, 16, 1), changes)));
+        let (rendering, source) = window::resolve(slice.info(), None, ImageType::Auto).unwrap();
+        assert_eq!(source, window::Source::MinMax, "{photometric}");
+        assert_eq!(window::render(&slice, &rendering), Levels::Grey(vec![0; 4]), "{photometric}");
+    }
 }
 
 #[test]
