@@ -75,6 +75,7 @@ def main():
     count, seed = int(rest[0]) if rest else 1000, int(rest[1]) if len(rest) > 1 else 1
     random_ = random.Random(seed)
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.stat().st_size < 2 << 20)
+    files = [p for p in files if p.suffix not in (".json", ".raw")]
     counts, wrong, slowest = {}, [], 0.0
     for start in range(0, count, BATCH):
         with tempfile.TemporaryDirectory() as out:

@@ -49,6 +49,12 @@ def main() -> int:
     right.append(run("decoding, tool", "cargo", "build", "--release", "--locked", "--example", "slices"))
     slices = TARGET / "release" / "examples" / "slices"
     right.append(run("decoding, the files of the pydicom wheel", python, here / "compare_decode.py", slices))
+    soak = [PACK / "zoo"] if PACK.is_dir() else [ROOT / "tests" / "fixtures" / "decode"]
+    count, seed = ("20000", "20261121") if os.environ.get("SAM2D_SOAK") else ("300", "1")
+    right.append(run(f"{count} mutated files against pydicom", python, here / "mutate_zoo.py", slices, soak[0], count, seed))
+    binary = os.environ.get("SAM2D_BIN", TARGET / "release" / "sam2d")
+    command = (python, here / "soak_daemon.py", binary, "--count", count, "--seed", seed, *soak)
+    right.append(run(f"{count} mutated files through the daemon", *command))
     right.append(run("masks, tool", "cargo", "build", "--release", "--locked", "--example", "masks"))
     masks = TARGET / "release" / "examples" / "masks"
     right.append(run("tensors, masks and outlines", python, here / "compare_masks.py", masks))

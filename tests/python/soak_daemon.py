@@ -1,0 +1,233 @@
+"""Mutated and hostile files through a running daemon: `sam2d serve`, real sockets, both request forms.
+
+    soak_daemon.py SAM2D_BINARY [--count N] [--seed N] [--clients N] [FOLDER…]
+
+Every answer must be a 200 whose mask has the size that the answer names, or a refusal that is the file's
+fault: 400, 408, 413, 415, with a code and a reason. Nothing may be a 5xx or take longer than the
+deadline; every 50th request is the sample image, which must be answered as at the beginning; at the end
+the daemon holds no more memory than it did after the first tenth (and 64 MB), has the children it
+started with and no other, and stops with exit code 0. Exit status 1 otherwise.
+
+Without folders: the files of tests/fixtures/decode and of the pydicom wheel.
+"""
+
+import argparse
+import base64
+import collections
+import http.client
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pydicom
+from mutate_zoo import mutated
+
+ROOT = Path(__file__).resolve().parents[2]
+ROUTE = "/api/segmentation/sam2"
+REFUSALS = {400, 408, 413, 415}
+#: http.request_timeout_s, and a moment.
+DEADLINE_S = 31
+SAMPLE = ROOT / "samples" / "phantom-axial.dcm"
+
+
+class Daemon:
+    def __init__(self, binary):
+        self.folder = tempfile.TemporaryDirectory(prefix="sam2d-soak-")
+        root = Path(self.folder.name)
+        self.log = open(root / "log", "w+")
+        words = ["--listen", "127.0.0.1:0", "--state-dir", root / "state", "--cache-dir", root / "cache"]
+        # Small caches are full after a few images: what grows after that is a leak.
+        small = {
+            "SEGMENT__EMBEDDINGS_BYTES": 8 << 20,
+            "SEGMENT__RECENT_ANSWERS_BYTES": 4 << 20,
+            "CACHE__OPEN_BYTES": 4 << 20,
+            "CACHE__QUEUE_BYTES": 8 << 20,
+            "CACHE__EMBEDDINGS_BYTES": 64 << 20,
+            "CACHE__ANSWERS_BYTES": 64 << 20,
+        }
+        environment = os.environ | {f"SAM2D_{key}": str(value) for key, value in small.items()}
+        self.process = subprocess.Popen(
+            [binary, *words], stdout=subprocess.PIPE, stderr=self.log, text=True, cwd=root, env=environment
+        )
+        for line in self.process.stdout:
+            if line.startswith("listening on http://"):
+                host, port = line.split("//")[1].strip().rsplit(":", 1)
+                self.address = (host, int(port))
+                break
+        else:
+            sys.exit(f"the daemon did not start: {(root / 'log').read_text()}")
+        until = time.monotonic() + 120
+        while self.ask("GET", "/readyz")[0] != 200:
+            if time.monotonic() > until:
+                sys.exit("the daemon did not become ready")
+            time.sleep(0.2)
+
+    def ask(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection(*self.address, timeout=90)
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def memory_mb(self):
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+    def children(self):
+        """Process ids of all children, zombies included."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+    def stop(self):
+        self.process.terminate()
+        code = self.process.wait(60)
+        self.log.close()
+        self.folder.cleanup()
+        return code
+
+
+def request(data, frame, as_json):
+    """(body, headers): one click in the upper left corner, which every image has."""
+    clicks = [{"x": 0, "y": 0, "label": 1}]
+    if as_json:
+        body = {"image_data": base64.b64encode(data).decode(), "image_type": "auto", "click_points": clicks}
+        return json.dumps(body | ({} if frame is None else {"frame": frame})), {"Content-Type": "application/json"}
+    boundary = uuid.uuid4().hex
+    fields = {"click_points": json.dumps(clicks)} | ({} if frame is None else {"frame": str(frame)})
+    head = "".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()
+    )
+    head += f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="slice"\r\n\r\n'
+    body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+
+
+def fault(status, body):
+    """What is wrong with an answer to a damaged file; None when nothing is."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return f"{status}, not JSON: {body[:80]!r}"
+    if status == 200:
+        png = base64.b64decode(answer["mask_data"])
+        size = struct.unpack(">II", png[16:24])
+        named = (answer["image"]["width"], answer["image"]["height"])
+        return None if size == named else f"a mask of {size} for an image of {named}"
+    if status not in REFUSALS:
+        return f"{status} {answer}"
+    return None if answer.get("code") and answer.get("detail") else f"{status} without a reason: {answer}"
+
+
+class Soak:
+    def __init__(self, daemon, files, count, seed):
+        self.daemon, self.files, self.count, self.seed = daemon, files, count, seed
+        self.sample = self.segmented_sample()
+        self.next, self.lock = 0, threading.Lock()
+        self.counts, self.wrong, self.memory = collections.Counter(), [], []
+        self.slowest = 0.0
+
+    def segmented_sample(self):
+        """What a valid request is answered, but for what is of the request alone."""
+        status, body = self.daemon.ask("POST", ROUTE, *request(SAMPLE.read_bytes(), None, True))
+        answer = json.loads(body)
+        return status, answer.get("mask_data"), answer.get("bounding_box")
+
+    def take(self):
+        with self.lock:
+            if self.next >= self.count:
+                return None
+            self.next += 1
+            if self.next % max(1, self.count // 10) == 0:
+                self.memory.append(round(self.daemon.memory_mb()))
+                print(self.next, dict(self.counts), f"{self.memory[-1]} MB", flush=True)
+            return self.next
+
+    def work(self):
+        while (number := self.take()) is not None:
+            # Of its own, so that a finding is made again from its number alone.
+            random_ = random.Random(self.seed * 1_000_003 + number)
+            source = random_.choice(self.files)
+            data = mutated(source.read_bytes(), random_)
+            frame = random_.choice((None, 0, 0, 1))
+            start = time.monotonic()
+            try:
+                status, body = self.daemon.ask("POST", ROUTE, *request(data, frame, number % 2 == 0))
+                word, trouble = status, fault(status, body)
+                if status != 200 and not trouble:
+                    word = f"{status} {json.loads(body)['code']}"
+            except Exception as error:
+                word, trouble = type(error).__name__, repr(error)
+            took = time.monotonic() - start
+            if took > DEADLINE_S:
+                trouble = f"{took:.0f} s"
+            if not trouble and number % 50 == 0 and self.segmented_sample() != self.sample:
+                trouble = "the next valid request was answered otherwise"
+            with self.lock:
+                self.slowest = max(self.slowest, took)
+                self.counts[str(word)] += 1
+                if trouble:
+                    self.wrong.append(f"request {number}, {source.name}: {trouble}")
+
+
+def left_behind(daemon, before):
+    """Children of the daemon beyond those it keeps ready; new ones may be on their way."""
+    until = time.monotonic() + 20
+    while len(now := daemon.children()) > len(before) and time.monotonic() < until:
+        time.sleep(0.2)
+    return len(now) - len(before)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("binary")
+    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("folders", nargs="*")
+    options = parser.parse_intermixed_args()
+    folders = options.folders or [ROOT / "tests/fixtures/decode", Path(pydicom.__file__).parent / "data/test_files"]
+    found = sorted(p for folder in folders for p in Path(folder).rglob("*") if p.is_file())
+    files = [p for p in found if p.stat().st_size < 2 << 20 and p.suffix not in (".json", ".raw")]
+    daemon = Daemon(options.binary)
+    soak = Soak(daemon, files, options.count, options.seed)
+    if soak.sample[0] != 200:
+        sys.exit(f"the sample image was answered {soak.sample}")
+    time.sleep(2)
+    children = daemon.children()
+    start = time.monotonic()
+    threads = [threading.Thread(target=soak.work) for _ in range(options.clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    left, after = left_behind(daemon, children), soak.segmented_sample()
+    if left > 0:
+        soak.wrong.append(f"{left} children left behind")
+    if after != soak.sample:
+        soak.wrong.append("the valid request at the end was answered otherwise")
+    if soak.memory[-1] > soak.memory[0] + 64:
+        soak.wrong.append(f"memory grew: {soak.memory} MB")
+    code = daemon.stop()
+    if code != 0:
+        soak.wrong.append(f"the daemon stopped with exit code {code}")
+    for line in soak.wrong:
+        print("WRONG", line)
+    print(
+        f"{options.count} requests in {time.monotonic() - start:.0f} s: {dict(sorted(soak.counts.items()))}; slowest "
+        f"{soak.slowest:.1f} s; memory by tenths {soak.memory} MB; children left {left}; {len(soak.wrong)} wrong"
+    )
+    return 1 if soak.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
