@@ -13,7 +13,7 @@ const HEAD: &str = "\
 
 Written by a test (`tests/it/dicom_support.rs`) from what the decoder does. *Right* means: every sample equals what
 independent decoders (dcmtk, CharLS, OpenJPEG, OpenJPH, Pillow, pydicom) make of the drawn files in
-`tests/fixtures/decode`. `tests/python/compare_decode.py` holds real files against pydicom. What is refused is
+`tests/fixtures/decode`. [Real files by class](dicom-files.md) are held against pydicom. What is refused is
 refused by UID and name; nothing is shown on best effort. Not for diagnostic use.
 
 ";

@@ -101,6 +101,9 @@ def main():
                     counts[f"ok, {verdict}"] = counts.get(f"ok, {verdict}", 0) + 1
                     if verdict == "WRONG":
                         wrong.append((path.name, text))
+                        print("WRONG", path.name, text, flush=True)
+        if (start + BATCH) % 2000 == 0:
+            print(start + BATCH, counts, flush=True)
     print(counts, f"slowest batch {slowest:.1f} s")
     for name, text in wrong:
         print("WRONG", name, text)

@@ -48,7 +48,8 @@ def main() -> int:
         )
     right.append(run("decoding, tool", "cargo", "build", "--release", "--locked", "--example", "slices"))
     slices = TARGET / "release" / "examples" / "slices"
-    right.append(run("decoding, the files of the pydicom wheel", python, here / "compare_decode.py", slices))
+    compare = (python, here / "compare_decode.py", slices)
+    right.append(run("decoding, the files of the pydicom wheel", *compare, "--counts", "Files inside the pydicom wheel"))
     soak = [PACK / "zoo"] if PACK.is_dir() else [ROOT / "tests" / "fixtures" / "decode"]
     count, seed = ("20000", "20261121") if os.environ.get("SAM2D_SOAK") else ("300", "1")
     right.append(run(f"{count} mutated files against pydicom", python, here / "mutate_zoo.py", slices, soak[0], count, seed))
@@ -60,8 +61,10 @@ def main() -> int:
     right.append(run("tensors, masks and outlines", python, here / "compare_masks.py", masks))
     right.append(run("DICOM Segmentations, the files of the pydicom wheel", python, here / "check_seg.py", masks))
     if PACK.is_dir():
-        folders = [PACK / name for name in ("zoo", "ct-slices", "png-valid", "jpg-valid")]
-        right.append(run("decoding, the pack", python, here / "compare_decode.py", slices, *folders))
+        zoo = ("--counts", "The transfer-syntax zoo of the data pack", PACK / "zoo")
+        right.append(run("decoding, the zoo of the pack", *compare, *zoo))
+        folders = [PACK / name for name in ("ct-slices", "png-valid", "jpg-valid")]
+        right.append(run("decoding, the pack", *compare, *folders))
         folders = [PACK / name for name in ("ct-slices", "mr-slices", "zoo")]
         right.append(run("DICOM Segmentations, the pack", python, here / "check_seg.py", masks, *folders))
     else:
