@@ -48,6 +48,9 @@ pub struct SegmentArgs {
     /// Also write the image with the mask drawn over it
     #[arg(long)]
     pub overlay: bool,
+    /// Also write a DICOM Segmentation of the DICOM image
+    #[arg(long)]
+    pub seg: bool,
     /// Print one JSON object a line for each image
     #[arg(long)]
     pub json: bool,
@@ -168,10 +171,20 @@ async fn segment(
         prompt_from: None,
         deadline,
     };
-    let segmented = service.segment(request).await?;
+    let (segmented, file) = if args.seg {
+        let (segmented, file) = service.segmentation(request).await?;
+        (segmented, Some(file))
+    } else {
+        (service.segment(request).await?, None)
+    };
     let mask = place(path, args.out.as_deref(), "mask");
     std::fs::write(&mask, &segmented.answer.png)
         .with_context(|| format!("can't write {}", mask.display()))?;
+    if let Some(file) = file {
+        let seg = place(path, args.out.as_deref(), "seg");
+        ensure!(seg != mask, "mask and Segmentation would be the same file; name a folder");
+        std::fs::write(&seg, file).with_context(|| format!("can't write {}", seg.display()))?;
+    }
     if args.overlay {
         let (described, levels) = service.view(image, deadline).await?;
         let drawn = png::decode_mask(&segmented.answer.png, described.size)?;
@@ -188,12 +201,13 @@ async fn segment(
 /// `--out FILE` for the mask itself; otherwise `NAME.mask.png` in the folder or beside the image.
 fn place(image: &Path, out: Option<&Path>, what: &str) -> PathBuf {
     let stem = image.file_stem().unwrap_or_default().to_string_lossy();
-    let name = format!("{stem}.{what}.png");
+    let ending = format!("{what}.{}", if what == "seg" { "dcm" } else { "png" });
+    let name = format!("{stem}.{ending}");
     match out {
         None => image.with_file_name(name),
         Some(out) if out.is_dir() => out.join(name),
         Some(out) if what == "mask" => out.to_owned(),
-        Some(out) => out.with_extension(format!("{what}.png")),
+        Some(out) => out.with_extension(ending),
     }
 }
 
@@ -338,5 +352,7 @@ mod tests {
         let file = Path::new("/x/out.png");
         assert_eq!(place(image, Some(file), "mask"), file);
         assert_eq!(place(image, Some(file), "overlay"), Path::new("/x/out.overlay.png"));
+        assert_eq!(place(image, Some(file), "seg"), Path::new("/x/out.seg.dcm"));
+        assert_eq!(place(image, None, "seg"), Path::new("/a/b.seg.dcm"));
     }
 }

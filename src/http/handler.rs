@@ -206,11 +206,24 @@ impl Inner {
         mut asked: Asked<'_>,
         body: AnyBody,
     ) -> Result<Response<Reply>, Failure> {
-        let format = negotiate(asked.headers, &[AnswerFormat::Json, AnswerFormat::Png])?;
+        const FORMATS: [AnswerFormat; 3] =
+            [AnswerFormat::Json, AnswerFormat::Png, AnswerFormat::Dicom];
+        let mut format = negotiate(asked.headers, &FORMATS)?;
         let fields = self.fields(route, Shape::Segment, &mut asked, body).await?;
         let Parsed { request, echo, mask_format, warnings } = fields.finish(asked.deadline)?;
+        if format == AnswerFormat::Dicom && !request.image.source.is_dicom() {
+            // Of this image there is no such answer; perhaps the client takes another.
+            format = negotiate(asked.headers, &[AnswerFormat::Json, AnswerFormat::Png])
+                .map_err(|_| ServiceError::NotDicom)?;
+        }
         let image_type = request.image.image_type;
-        let segmented = self.service.segment(request).await?;
+        let (segmented, file) = match format {
+            AnswerFormat::Json | AnswerFormat::Png => (self.service.segment(request).await?, None),
+            AnswerFormat::Dicom => {
+                let (segmented, file) = self.service.segmentation(request).await?;
+                (segmented, Some(file))
+            }
+        };
         let (cached, embedding_cached) = (segmented.cached, segmented.embedding_cached);
         self.metrics.segmented(&segmented.timings, cached, embedding_cached);
         let context = answer::Context {
@@ -222,11 +235,10 @@ impl Inner {
             request_id: &asked.course.id,
             took: asked.course.started.elapsed(),
         };
-        Ok(match format {
-            AnswerFormat::Png => answer::segmented_png(&segmented, &context),
-            AnswerFormat::Json | AnswerFormat::Dicom => {
-                answer::segmented_json(&segmented, &context)
-            }
+        Ok(match (file, format) {
+            (Some(file), _) => answer::segmented_dicom(file, &segmented, &context),
+            (None, AnswerFormat::Png) => answer::segmented_png(&segmented, &context),
+            (None, _) => answer::segmented_json(&segmented, &context),
         })
     }
 

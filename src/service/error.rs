@@ -52,6 +52,11 @@ pub enum ServiceError {
         /// Frames in the file.
         frames: u32,
     },
+    /// 406: a DICOM Segmentation of something else than a DICOM file sent in this request.
+    #[error(
+        "a DICOM Segmentation can only be made of a DICOM file that is sent in the same request: not of a reference, a PNG or a JPEG"
+    )]
+    NotDicom,
     /// 413: pixels or declared sizes.
     #[error("{0}")]
     TooLarge(String),

@@ -9,7 +9,8 @@ use super::keys;
 use super::oneclick::BodyGrid;
 use super::record::{ImageRecord, SliceRecord};
 use super::request::{ImageDescription, ImageRequest, ImageSource, Timings, WindowSource};
-use crate::domain::key::ImageKey;
+use crate::domain::identity::SegmentationSource;
+use crate::domain::key::{AliasKey, ImageKey};
 use crate::domain::mask::Mask;
 use crate::domain::slice::{Slice, Window, WindowFunction};
 use crate::imaging::decode::DecodeError;
@@ -68,6 +69,30 @@ impl Inner {
         resolved
     }
 
+    /// The same for a DICOM file sent in this request, and what a Segmentation takes over from it:
+    /// read from these bytes whatever was seen before, since equal pixels may be another person's.
+    pub(super) async fn resolve_with_source(
+        self: &Arc<Self>,
+        request: ImageRequest,
+        timings: &mut Timings,
+    ) -> Result<(Resolved, SegmentationSource), ServiceError> {
+        let started = Instant::now();
+        let inner = Arc::clone(self);
+        let resolved = blocking(move || {
+            let ImageSource::Bytes(bytes) = &request.source else {
+                return Err(ServiceError::NotDicom);
+            };
+            let decoded = inner.decoder.decode_with_source(bytes, request.frame);
+            let (slice, source) = decoded.map_err(decode_error)?;
+            let source = source.ok_or(ServiceError::NotDicom)?;
+            let alias = keys::alias(bytes, request.frame);
+            Ok((inner.decoded(&slice, alias, &request)?, source))
+        })
+        .await?;
+        timings.decode = Some(started.elapsed());
+        resolved
+    }
+
     fn resolve_blocking(&self, request: &ImageRequest) -> Result<Resolved, ServiceError> {
         let bytes = match &request.source {
             ImageSource::Known(key) => return self.known(*key, request.frame, request.window),
@@ -90,12 +115,22 @@ impl Inner {
             }
         }
         let slice = self.decode(&bytes, request.frame)?;
+        self.decoded(&slice, alias, request)
+    }
+
+    /// A slice just decoded: rendered, described, remembered.
+    fn decoded(
+        &self,
+        slice: &Slice,
+        alias: AliasKey,
+        request: &ImageRequest,
+    ) -> Result<Resolved, ServiceError> {
         let info = slice.info().clone();
         let (rendering, source) = window::resolve(&info, request.window, request.image_type)
             .map_err(|error| ServiceError::Invalid(error.to_string()))?;
-        let content = keys::content(&slice);
+        let content = keys::content(slice);
         let key = keys::image(content, &info, &rendering);
-        let levels = window::render(&slice, &rendering);
+        let levels = window::render(slice, &rendering);
         let record = ImageRecord {
             format: info.format,
             size: info.size,

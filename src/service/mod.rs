@@ -1,4 +1,4 @@
-//! The use cases: segment, embed, preview. Knows no HTTP and no CUDA.
+//! The use cases: segment (also as a DICOM Segmentation), embed, preview. Knows no HTTP and no CUDA.
 //!
 //! Invariants:
 //! 1. A hit never touches the engine; a miss encodes an image once however many ask ([`flight`]).
@@ -6,7 +6,8 @@
 //!    no answer, and without a result there is an error that says why.
 //! 3. Work that others may use (an embedding) is owned by itself and finishes when callers leave;
 //!    work for one caller ends with that caller.
-//! 4. What identifies a patient never comes here.
+//! 4. What identifies a patient never comes here, but for a DICOM Segmentation's own request, and
+//!    with that it goes ([`segmentation`]).
 
 pub mod error;
 mod flight;
@@ -21,6 +22,7 @@ mod record;
 mod render;
 pub mod request;
 mod rows;
+mod segmentation;
 pub mod selftest;
 mod store;
 
@@ -117,6 +119,20 @@ impl Service {
     pub async fn segment(&self, request: SegmentRequest) -> Result<Segmented, ServiceError> {
         let deadline = request.deadline;
         within(deadline, self.0.segment(request)).await
+    }
+
+    /// Segments the DICOM file that this very request brings, and writes its mask as a DICOM
+    /// Segmentation of that file.
+    ///
+    /// # Errors
+    /// Any [`ServiceError`]; `NotDicom` where the request brings no DICOM file, `Invalid` where a
+    /// Segmentation can't refer to it.
+    pub async fn segmentation(
+        &self,
+        request: SegmentRequest,
+    ) -> Result<(Segmented, Bytes), ServiceError> {
+        let deadline = request.deadline;
+        within(deadline, self.0.segmentation(request)).await
     }
 
     /// Computes and keeps the embedding of an image.
@@ -245,12 +261,23 @@ async fn within<T>(
 
 impl Inner {
     async fn segment(self: &Arc<Self>, request: SegmentRequest) -> Result<Segmented, ServiceError> {
-        let SegmentRequest { image, clicks, bounds, target, mask_input, prompt_from, deadline } =
-            request;
         let engine = self.verified()?;
-        let image_type = image.image_type;
+        let (image, question) = Question::of(request);
         let mut timings = Timings::default();
         let resolved = self.resolve(image, &mut timings).await?;
+        self.answered(question, resolved, engine, timings).await
+    }
+
+    /// An image's answer: kept from before, or made now.
+    async fn answered(
+        self: &Arc<Self>,
+        question: Question,
+        resolved: Resolved,
+        engine: Arc<LoadedInfo>,
+        mut timings: Timings,
+    ) -> Result<Segmented, ServiceError> {
+        let Question { image_type, clicks, bounds, target, mask_input, prompt_from, deadline } =
+            question;
         let size = resolved.record.size;
         let side = engine.engine.input_size / 4;
         let mask = match mask_input {
@@ -575,6 +602,34 @@ impl Inner {
             warnings.push(format!("low confidence ({confidence:.2}): check this mask with care"));
         }
         warnings
+    }
+}
+
+/// A [`SegmentRequest`] without its image, whose bytes need not wait for the answer.
+struct Question {
+    image_type: ImageType,
+    clicks: Vec<Click>,
+    bounds: Option<PromptBox>,
+    target: Target,
+    mask_input: Option<MaskSource>,
+    prompt_from: Option<AnswerKey>,
+    deadline: Instant,
+}
+
+impl Question {
+    fn of(request: SegmentRequest) -> (ImageRequest, Self) {
+        let SegmentRequest { image, clicks, bounds, target, mask_input, prompt_from, deadline } =
+            request;
+        let image_type = image.image_type;
+        let question =
+            Self { image_type, clicks, bounds, target, mask_input, prompt_from, deadline };
+        (image, question)
+    }
+
+    /// Did a person point at something? Else it is one click.
+    fn is_prompted(&self) -> bool {
+        let Self { clicks, bounds, mask_input, prompt_from, .. } = self;
+        !clicks.is_empty() || bounds.is_some() || mask_input.is_some() || prompt_from.is_some()
     }
 }
 

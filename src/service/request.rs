@@ -8,6 +8,7 @@ use crate::domain::mask::{Annotation, BoundingBox, ImageType, Target};
 use crate::domain::prompt::{Click, PromptBox};
 use crate::domain::slice::{Format, Size, Window};
 use crate::engine::EngineInfo;
+use crate::imaging::sniff::sniff;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +22,15 @@ pub enum ImageSource {
     Inbox(String),
     /// `image:ID` of an earlier answer.
     Known(ImageKey),
+}
+
+impl ImageSource {
+    /// Does it bring a DICOM file, told by its content? A reference does not: what it names was sent
+    /// by another request.
+    #[must_use]
+    pub fn is_dicom(&self) -> bool {
+        matches!(self, Self::Bytes(bytes) if sniff(bytes) == Some(Format::Dicom))
+    }
 }
 
 /// An image and how to look at it.

@@ -1,6 +1,7 @@
 //! The command line as people use it: the real binary, its words and exit codes.
 
 use crate::support::disc_png;
+use dicom_dictionary_std::tags;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -36,6 +37,29 @@ fn segment_writes_mask_and_overlay_and_says_what_it_found() {
         let png = std::fs::read(folder.path().join(name)).unwrap();
         assert!(png.starts_with(b"\x89PNG"), "{name}");
     }
+}
+
+#[test]
+fn segment_writes_a_dicom_segmentation_of_a_dicom_and_of_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let png = folder.path().join("disc.png");
+    std::fs::write(&png, disc_png(96, 80)).unwrap();
+    let (out, png) = (folder.path().to_str().unwrap(), png.to_str().unwrap());
+    let done = sam2d(&["segment", &sample(), png, "--point", "60,60", "--out", out, "--seg"]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(text(&done.stderr).contains("DICOM Segmentation"), "{}", text(&done.stderr));
+    assert!(text(&done.stderr).contains("1 of 2 failed"));
+    let written = std::fs::read(folder.path().join("phantom-axial.seg.dcm")).unwrap();
+    let own = std::fs::read(sample()).unwrap();
+    let text_of = |file: &[u8], tag| {
+        let object = dicom_object::from_reader(file).unwrap();
+        object.element(tag).unwrap().to_str().unwrap().into_owned()
+    };
+    for tag in [tags::PATIENT_NAME, tags::STUDY_INSTANCE_UID, tags::FRAME_OF_REFERENCE_UID] {
+        assert_eq!(text_of(&written, tag), text_of(&own, tag));
+    }
+    assert_eq!(text_of(&written, tags::MODALITY), "SEG");
+    assert!(!folder.path().join("disc.seg.dcm").exists());
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What the service found, in the contract's words: JSON in its field order, or the bare PNG with
-//! headers that carry the rest.
+//! What the service found, in the contract's words: JSON in its field order, or the bare PNG or DICOM
+//! Segmentation with headers that carry the rest.
 //!
 //! The base64 of the mask goes between head and tail of the JSON without being copied. Fields that
 //! identify someone come from this request alone ([`Echo`]), never from the answer, which may be a
@@ -88,8 +88,26 @@ pub fn segmented_json(segmented: &Segmented, context: &Context<'_>) -> Response<
 /// `200 image/png`, for `Accept: image/png`.
 #[must_use]
 pub fn segmented_png(segmented: &Segmented, context: &Context<'_>) -> Response<Reply> {
+    described(bare_png(segmented.answer.png.clone()), segmented, context)
+}
+
+/// `200 application/dicom`: a DICOM Segmentation, which belongs to one person and is nobody's to keep.
+#[must_use]
+pub fn segmented_dicom(
+    file: Bytes,
+    segmented: &Segmented,
+    context: &Context<'_>,
+) -> Response<Reply> {
+    described(unkept(file, "application/dicom"), segmented, context)
+}
+
+/// Headers that carry the rest.
+fn described(
+    mut response: Response<Reply>,
+    segmented: &Segmented,
+    context: &Context<'_>,
+) -> Response<Reply> {
     let answer = &segmented.answer;
-    let mut response = bare_png(answer.png.clone());
     let headers = response.headers_mut();
     let confidence = rounded(answer.confidence, 1e4).to_string();
     put(headers, "x-confidence-score", &confidence);
@@ -122,19 +140,19 @@ pub fn embedded_json(embedded: &Embedded, took: Duration) -> Response<Reply> {
 /// A PNG that nobody keeps: what `preview` answers, and the body of [`segmented_png`].
 #[must_use]
 pub fn bare_png(png: Bytes) -> Response<Reply> {
-    let mut response = Response::new(Reply::from(png));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("image/png"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    unkept(png, "image/png")
 }
 
 /// A response of JSON that nobody keeps.
 #[must_use]
 pub fn json(body: Reply) -> Response<Reply> {
-    let mut response = Response::new(body);
+    unkept(body, "application/json")
+}
+
+fn unkept(body: impl Into<Reply>, media_type: &'static str) -> Response<Reply> {
+    let mut response = Response::new(body.into());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -190,6 +190,7 @@ impl From<&ServiceError> for Problem {
             ServiceError::Prompt(_) => Code::InvalidRequest,
             ServiceError::FrameRequired { .. } => Code::FrameRequired,
             ServiceError::FrameOutOfRange { .. } => Code::FrameOutOfRange,
+            ServiceError::NotDicom => Code::NotAcceptable,
             ServiceError::TooLarge(_) => Code::TooLarge,
             ServiceError::UnknownImage => Code::UnknownImage,
             ServiceError::UnknownMask => Code::UnknownMask,

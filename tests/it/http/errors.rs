@@ -64,6 +64,7 @@ async fn what_is_wrong_with_a_request_is_said_by_code_and_in_words() {
 async fn what_http_itself_refuses_is_a_problem_too() {
     let served = served().await;
     let json = ("Content-Type", "application/json");
+    const EMBED: &str = "/api/segmentation/sam2/embed";
     type Headers<'a> = &'a [(&'a str, &'a str)];
     let cases: [(&str, &str, Headers<'_>, u16, &str); 15] = [
         ("GET", "/nothing", &[], 404, "not_found"),
@@ -72,7 +73,7 @@ async fn what_http_itself_refuses_is_a_problem_too() {
         ("DELETE", "/livez", &[], 405, "method_not_allowed"),
         ("BREW", "/", &[], 405, "method_not_allowed"),
         ("POST", SEGMENT, &[json, ("Accept", "text/html")], 406, "not_acceptable"),
-        ("POST", SEGMENT, &[json, ("Accept", "application/dicom")], 406, "not_acceptable"),
+        ("POST", EMBED, &[json, ("Accept", "application/dicom")], 406, "not_acceptable"),
         ("POST", SEGMENT, &[], 415, "unsupported_media_type"),
         ("POST", SEGMENT, &[("Content-Type", "text/plain")], 415, "unsupported_media_type"),
         ("POST", SEGMENT, &[json, ("Content-Encoding", "gzip")], 415, "unsupported_media_type"),

@@ -6,6 +6,7 @@ mod guard;
 mod limits;
 mod privacy;
 mod raw;
+mod segmentation;
 
 use crate::support::engine::load_seeded;
 use crate::support::wire::Served;
