@@ -122,6 +122,42 @@ fn a_declared_length_past_the_end_is_refused_and_nothing_is_allocated_for_it() {
 }
 
 #[test]
+fn pictures_that_claim_to_be_huge_are_refused_by_their_size() {
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+    for extent in [30_000u32, 30_000] {
+        png.extend_from_slice(&extent.to_be_bytes());
+    }
+    png.extend_from_slice(&[8, 6, 0, 0, 0, 0, 0, 0, 0]);
+    // Baseline, 8 bits, 65,500 × 65,500, three components.
+    let mut jpeg = b"\xff\xd8\xff\xc0\0\x11\x08\xff\xdc\xff\xdc\x03".to_vec();
+    jpeg.extend_from_slice(&[1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0]);
+    let mut dcm = dicom(1, 1, &[1], &[(0x0028, 0x0008, "IS", b"4294967295")]);
+    let decoder = decoder();
+    for (name, file) in [("PNG", &png), ("JPEG", &jpeg), ("frames", &dcm)] {
+        match decoder.decode(file, Some(0)) {
+            Err(DecodeError::TooLarge(_)) => {}
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    // As many frames as may be, of the largest size: more than the file has, and nothing is allocated.
+    dcm = dicom(8192, 8192, &[1], &[(0x0028, 0x0008, "IS", b"65536")]);
+    assert!(matches!(decoder.decode(&dcm, Some(65_535)), Err(DecodeError::Unreadable(_))));
+    assert_eq!(decoder.vitals().killed, 0, "every one was refused by a child that lived");
+}
+
+#[test]
+fn an_image_that_needs_more_memory_than_a_child_has_is_refused_and_the_next_one_decodes() {
+    let mut png = Vec::new();
+    let mut encoder = png::Encoder::new(&mut png, 6_000, 6_000);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::Sixteen);
+    encoder.write_header().unwrap().write_image_data(&vec![0; 72_000_000]).unwrap();
+    let decoder = Decoder::start(Options { memory_bytes: 160 << 20, ..options() }).unwrap();
+    assert!(matches!(decoder.decode(&png, None), Err(DecodeError::Unreadable(_))));
+    assert!(decoder.decode(&dicom(2, 3, &[0; 6], &[]), None).is_ok());
+}
+
+#[test]
 fn a_child_that_can_not_be_started_is_our_fault() {
     let missing = Options { executable: Some("/nonexistent/sam2d".into()), ..options() };
     assert!(Decoder::start(missing).is_err());

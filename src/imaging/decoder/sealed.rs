@@ -40,7 +40,8 @@ pub(super) fn fill(mut file: File, parts: &[&[u8]]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Maps a sealed memfd of exactly `length` bytes.
+/// Maps a sealed memfd of exactly `length` bytes, all of it at once: every byte will be read, and
+/// hundreds of page faults cost more than one call.
 ///
 /// # Errors
 /// When a seal is missing, the size is another, or mapping fails.
@@ -63,7 +64,7 @@ fn map_sealed(file: &File, length: usize) -> io::Result<Bytes> {
     // SAFETY: `memmap2` asks that nobody changes or truncates the file while it is mapped. `map`
     // asked the kernel: the file is sealed against writing, shrinking and growing, and sealed
     // against losing those seals.
-    let map = unsafe { memmap2::MmapOptions::new().len(length).map(file)? };
+    let map = unsafe { memmap2::MmapOptions::new().len(length).populate().map(file)? };
     Ok(Bytes::from_owner(map))
 }
 

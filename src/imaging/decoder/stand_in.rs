@@ -71,8 +71,17 @@ const SIZE: Size = Size { width: 2, height: 2 };
 
 /// An answer that would be right, changed before it is sent.
 fn answer(socket: BorrowedFd<'_>, info: &SliceInfo, samples: &[u8], seals: SealFlags) -> File {
+    answer_in(sealed::create().unwrap(), socket, info, samples, seals)
+}
+
+fn answer_in(
+    mut file: File,
+    socket: BorrowedFd<'_>,
+    info: &SliceInfo,
+    samples: &[u8],
+    seals: SealFlags,
+) -> File {
     let description = info_to_bytes(info, &Samples::Grey8(Bytes::new()));
-    let mut file = sealed::create().unwrap();
     file.write_all(samples).unwrap();
     file.write_all(&description).unwrap();
     fcntl_add_seals(&file, seals).unwrap();
@@ -80,6 +89,17 @@ fn answer(socket: BorrowedFd<'_>, info: &SliceInfo, samples: &[u8], seals: SealF
         Reply::Slice { samples: samples.len() as u64, info: description.len() as u64, identity: 0 };
     send(socket, &reply.to_bytes(), Some(file.as_fd())).unwrap();
     file
+}
+
+/// Locked in as the real child is, with a second of processor time, it does `what`; if it may, it
+/// answers rightly.
+fn locked_in(socket: BorrowedFd<'_>, what: impl FnOnce()) {
+    let file = sealed::create().unwrap();
+    let usual = Options::default().setup().bounds;
+    sandbox::limit(Bounds { cpu_s: 1, memory_bytes: 1 << 30, ..usual }).unwrap();
+    sandbox::lock().unwrap();
+    what();
+    answer_in(file, socket, &info(SIZE), &[1, 2, 3, 4], SEALS);
 }
 
 macro_rules! stand_ins {
@@ -171,6 +191,36 @@ stand_ins! {
     };
     ends_without_a_word => |_, _| {};
     aborts => |_, _| std::process::abort();
+    is_locked_in => |socket, _| locked_in(socket, || {});
+    opens_a_file => |socket, _| locked_in(socket, || drop(File::open("/etc/hostname")));
+    lists_a_folder => |socket, _| locked_in(socket, || drop(std::fs::read_dir("/")));
+    opens_a_socket => |socket, _| {
+        locked_in(socket, || drop(std::net::UdpSocket::bind("127.0.0.1:0")));
+    };
+    starts_a_process => |socket, _| {
+        locked_in(socket, || drop(std::process::Command::new("/bin/true").status()));
+    };
+    starts_a_thread => |socket, _| {
+        locked_in(socket, || drop(std::thread::Builder::new().spawn(|| {})));
+    };
+    makes_memory_code => |socket, _| {
+        let memory = memmap2::MmapMut::map_anon(4096).unwrap();
+        locked_in(socket, || drop(memory.make_exec()));
+    };
+    ends_its_parent => |socket, _| {
+        let parent = rustix::process::getppid().unwrap();
+        locked_in(socket, || rustix::process::test_kill_process(parent).unwrap());
+    };
+    takes_all_memory => |socket, _| {
+        locked_in(socket, || drop(std::hint::black_box(vec![1u8; 2 << 30])));
+    };
+    takes_all_time => |socket, _| {
+        locked_in(socket, || loop { std::hint::spin_loop(); });
+    };
+    answers_without_end => |socket, _| {
+        let file = sealed::create().unwrap();
+        locked_in(socket, || file.set_len(1 << 40).unwrap());
+    };
     is_killed => |_, _| {
         let own = rustix::process::getpid();
         rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
@@ -269,6 +319,34 @@ fn every_death_of_a_child_is_the_images_fault_and_harms_no_other() {
         }
         assert!(start.elapsed() < Duration::from_secs(5), "{death}: {:?}", start.elapsed());
         assert!(decoder.decode(PROBE, None).is_ok(), "{death}: the next image");
+    }
+}
+
+#[test]
+fn a_child_that_is_locked_in_can_answer_and_nothing_else() {
+    let decoder = Decoder::start(options("is_locked_in")).unwrap();
+    assert!(decoder.decode(IMAGE, None).is_ok());
+    let forbidden = [
+        "opens_a_file",
+        "lists_a_folder",
+        "opens_a_socket",
+        "starts_a_process",
+        "starts_a_thread",
+        "makes_memory_code",
+        "ends_its_parent",
+        "takes_all_memory",
+        "takes_all_time",
+        "answers_without_end",
+    ];
+    for act in forbidden {
+        let decoder = Decoder::start(Options { deadline_ms: 20_000, ..options(act) }).unwrap();
+        match decoder.decode(IMAGE, None) {
+            Err(DecodeError::Unreadable(reason)) => {
+                assert_eq!(reason, "decoding it broke a limit, or the decoder", "{act}");
+            }
+            other => panic!("{act}: {other:?}"),
+        }
+        assert!(decoder.decode(PROBE, None).is_ok(), "{act}: the next image");
     }
 }
 
