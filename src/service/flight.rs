@@ -150,6 +150,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_joins_late_lends_the_work_a_later_deadline() {
+        let flight = Arc::new(Flight::<u8, Instant>::new());
+        let (soon, late) =
+            (Instant::now() + Duration::from_secs(1), Instant::now() + Duration::from_secs(60));
+        let first = {
+            let flight = Arc::clone(&flight);
+            let work = |deadline: Deadline| async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(deadline.instant())
+            };
+            tokio::spawn(async move { flight.join(1, soon, work).await.0.unwrap() })
+        };
+        tokio::task::yield_now().await;
+        let (seen, started) = flight.join(1, late, |_| async { Ok(Instant::now()) }).await;
+        assert!(!started && seen.unwrap() > soon + Duration::from_secs(30));
+        assert!(first.await.unwrap() > soon);
+    }
+
+    #[tokio::test]
     async fn a_panic_is_an_error_for_all_and_frees_the_key() {
         let flight = Flight::<u8, u8>::new();
         let (result, _) = flight.join(1, Instant::now(), |_| async { panic!("on purpose") }).await;

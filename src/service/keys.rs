@@ -121,3 +121,93 @@ pub(super) fn answer(fields: &AnswerFields<'_>) -> AnswerKey {
     };
     AnswerKey(key.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::prompt::{Click, PromptBox};
+    use crate::domain::slice::{Size, Voi};
+    use std::collections::BTreeSet;
+
+    fn info() -> SliceInfo {
+        SliceInfo {
+            size: Size { width: 4, height: 4 },
+            format: Format::Dicom,
+            frame: 0,
+            frames: 1,
+            is_ct: true,
+            inverted: false,
+            voi: Voi::None,
+            range: Some((0.0, 1.0)),
+            spacing_mm: Some((0.8, 0.7)),
+        }
+    }
+
+    #[test]
+    fn one_image_never_stands_for_another() {
+        let content = ContentKey(Sum::of(b"pixels"));
+        let plain = Rendering::MinMax { min: 0.0, max: 1.0 };
+        let of = |info: SliceInfo, rendering: &Rendering| image(content, &info, rendering);
+        let keys = [
+            of(info(), &plain),
+            of(info(), &Rendering::AsIs),
+            of(info(), &Rendering::MinMax { min: 0.0, max: 2.0 }),
+            of(SliceInfo { format: Format::Png, ..info() }, &plain),
+            of(SliceInfo { frames: 2, ..info() }, &plain),
+            of(SliceInfo { spacing_mm: None, ..info() }, &plain),
+            of(SliceInfo { spacing_mm: Some((0.9, 0.7)), ..info() }, &plain),
+            of(SliceInfo { spacing_mm: Some((0.8, 0.9)), ..info() }, &plain),
+        ];
+        assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
+    }
+
+    /// One profile for all, so that each part of a request has to tell itself apart.
+    #[test]
+    fn every_part_of_a_request_changes_the_answers_key() {
+        let click = |x, y, label| Click { x, y, label };
+        let bounds = |x, y, width, height| Some(PromptBox { x, y, width, height });
+        let inside = click(1.0, 2.0, ClickLabel::Inside);
+        let prompt = |clicks: &[Click], bounds, mask: Option<&[f32]>| {
+            let mask = mask.map(Into::into);
+            Prompt::new(Size { width: 9, height: 9 }, clicks.to_vec(), bounds, mask, 64).unwrap()
+        };
+        let plain = prompt(&[inside], None, None);
+        let prompts = [
+            plain.clone(),
+            Prompt::default(),
+            prompt(&[click(1.5, 2.0, ClickLabel::Inside)], None, None),
+            prompt(&[click(1.0, 2.5, ClickLabel::Inside)], None, None),
+            prompt(&[inside, click(5.0, 5.0, ClickLabel::Inside)], None, None),
+            prompt(&[inside, click(5.0, 5.0, ClickLabel::Outside)], None, None),
+            prompt(&[inside], bounds(1.0, 1.0, 3.0, 3.0), None),
+            prompt(&[inside], bounds(0.0, 1.0, 3.0, 3.0), None),
+            prompt(&[inside], bounds(1.0, 0.0, 3.0, 3.0), None),
+            prompt(&[inside], bounds(1.0, 1.0, 4.0, 3.0), None),
+            prompt(&[inside], bounds(1.0, 1.0, 3.0, 4.0), None),
+            prompt(&[inside], None, Some(&[1.0, 2.0])),
+            prompt(&[inside], None, Some(&[1.0, 3.0])),
+        ];
+        let (profile, clean) = (Profile::default(), postprocess::Options::default());
+        let usual = || AnswerFields {
+            embedding: EmbeddingKey(Sum::of(b"embedding")),
+            prompt: &plain,
+            image_type: ImageType::Middle,
+            target: Target::Muscle,
+            profile: &profile,
+            clean: &clean,
+        };
+        let mut keys: Vec<_> =
+            prompts.iter().map(|prompt| answer(&AnswerFields { prompt, ..usual() })).collect();
+        let other_profile = Profile { prompts: 63, ..Profile::default() };
+        let other_clean = postprocess::Options { min_component_px: 17, ..Default::default() };
+        keys.extend([
+            answer(&AnswerFields { embedding: EmbeddingKey(Sum::of(b"other")), ..usual() }),
+            answer(&AnswerFields { image_type: ImageType::L3, ..usual() }),
+            answer(&AnswerFields { image_type: ImageType::Auto, ..usual() }),
+            answer(&AnswerFields { target: Target::Psoas, ..usual() }),
+            answer(&AnswerFields { profile: &other_profile, ..usual() }),
+            answer(&AnswerFields { clean: &other_clean, ..usual() }),
+        ]);
+        assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
+    }
+}

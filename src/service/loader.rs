@@ -119,3 +119,24 @@ fn load_error(error: SelfTestError) -> LoadError {
         SelfTestError::Golden(error) => LoadError::SelfTest(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_engine_serves_others_only_when_that_was_asked_for() {
+        let (here, open) = (Reach { loopback_only: true }, Reach { loopback_only: false });
+        let folder = tempfile::tempdir().unwrap();
+        // Named and not there: what is configured is never replaced by another.
+        let missing = Options { path: Some(folder.path().join("none")), ..Options::default() };
+        assert!(package(&missing, here).is_err());
+        let refused = package(&Options::default(), open).unwrap_err().to_string();
+        assert!(refused.contains("engine.allow_demonstration"), "{refused}");
+        let allowed = Options { allow_demonstration: true, ..Options::default() };
+        for (options, reach) in [(Options::default(), here), (allowed, open)] {
+            let package = package(&options, reach).unwrap();
+            assert_eq!(package.manifest().intended_use, "demonstration");
+        }
+    }
+}
