@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
+from midsagittal import l3_export as l3_export
 from phantom import Mask, Rng
 from sources import Cache
 
@@ -217,12 +218,6 @@ def noise(rng: Rng, hu: Image) -> Image:
             z /= z.std()
         hu = hu + z * rng.uniform(2, 30)
     return hu
-
-
-def l3_export(hu: Image) -> NDArray[np.uint8]:
-    """An L3 picture as existing editors keep it: −100..200 HU to 0..255, then 0 becomes 255."""
-    g = (np.clip((hu + 100) / 300, 0, 1) * 255).astype(np.uint8)
-    return np.where(g == 0, np.uint8(255), g)
 
 
 def window(rng: Rng, hu: Image) -> Image:
