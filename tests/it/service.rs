@@ -265,6 +265,32 @@ async fn without_a_prompt_a_grid_is_asked_or_an_honest_nothing_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn below_the_configured_confidence_an_answer_asks_for_care() {
+    for (low_confidence, warned) in [(1.0, true), (0.0, false)] {
+        let options = Options { low_confidence, ..Options::default() };
+        let service = service(Setup { options, ..Setup::default() }, load_seeded).await;
+        let segmented = service.segment(one_click(&disc_png(96, 80), 48.0, 40.0)).await.unwrap();
+        assert!(segmented.answer.bounding_box.is_some());
+        let said = segmented.warnings.iter().any(|text| text.starts_with("low confidence"));
+        assert_eq!(said, warned, "{:?}", segmented.warnings);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_takes_too_long_is_a_timeout_and_not_a_wait() {
+    let orders = Arc::new(Orders::default());
+    let told = Arc::clone(&orders);
+    let service = service(Setup::default(), move || load_obedient(&told)).await;
+    orders.encode_ms.store(3000, Ordering::SeqCst);
+    let deadline = Instant::now() + Duration::from_millis(400);
+    let late = service
+        .segment(SegmentRequest { deadline, ..one_click(&disc_png(96, 80), 48.0, 40.0) })
+        .await;
+    assert!(matches!(late, Err(ServiceError::Timeout)), "{late:?}");
+    assert!(Instant::now() < deadline + Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failing_engine_is_never_a_mask_and_after_three_failures_manual_only() {
     let orders = Arc::new(Orders::default());
     let told = Arc::clone(&orders);
