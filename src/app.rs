@@ -5,9 +5,12 @@
 //! then decoder, cache, engine, service, HTTP. End: no new connections, requests under way are
 //! answered, the engine thread ends, the cache writes what still waits.
 
+use crate::access::keeper::Keeper;
 use crate::cache::{Cache, Clock};
 use crate::cli::doctor::{DoctorArgs, Elsewhere, Level};
-use crate::cli::{engine::EngineCommand, health::HealthArgs, segment::SegmentArgs};
+use crate::cli::{
+    engine::EngineCommand, health::HealthArgs, segment::SegmentArgs, token::TokenArgs,
+};
 use crate::config::Config;
 use crate::engine::package::Package;
 use crate::engine::worker::{Engine, Fatal, Hooks, State};
@@ -47,11 +50,12 @@ pub fn serve(config: Config) -> ExitCode {
 }
 
 async fn run(config: Config) -> ExitCode {
-    if let Err(error) = http::guard::may_listen(&config.http, &config.http.listen) {
-        return failed(EX_CONFIG, &error);
-    }
+    let keeper = match may_listen(&config) {
+        Ok(keeper) => keeper,
+        Err(error) => return failed_with(EX_CONFIG, &error),
+    };
     let server = match Server::bind(&config.http).await {
-        Ok(server) => server,
+        Ok(server) => server.with_tokens(keeper, &config.access),
         Err(error @ BindError { .. }) => return failed(1, &error),
     };
     let addresses = server.addresses().to_vec();
@@ -242,6 +246,18 @@ pub fn engine(command: EngineCommand) -> ExitCode {
     }
 }
 
+/// `sam2d token …`.
+#[must_use]
+pub fn token(args: TokenArgs) -> ExitCode {
+    match cli::token::run(args) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed_with(1, &error),
+    }
+}
+
 /// `sam2d health`.
 #[must_use]
 pub fn health(args: HealthArgs) -> ExitCode {
@@ -252,13 +268,18 @@ pub fn health(args: HealthArgs) -> ExitCode {
 #[must_use]
 pub fn doctor(args: &DoctorArgs) -> ExitCode {
     let diagnosis = cli::doctor::examine(&args.common, |config| Elsewhere {
-        open_address: http::guard::may_listen(&config.http, &config.http.listen)
-            .err()
-            .map(|open| open.to_string()),
+        open_address: may_listen(config).err().map(|error| error.to_string()),
         findings: Vec::new(),
     });
     print!("{}", if args.json { diagnosis.json() } else { diagnosis.text() });
     ExitCode::from(u8::from(diagnosis.worst() == Level::Fault))
+}
+
+/// Does something say who may ask, on every address that strangers can reach?
+fn may_listen(config: &Config) -> anyhow::Result<Keeper> {
+    let keeper = Keeper::open(&config.access, &config.tokens_path())?;
+    http::guard::may_listen(&config.http, &config.http.listen, &keeper)?;
+    Ok(keeper)
 }
 
 /// `sam2d openapi`.

@@ -6,7 +6,7 @@
 //!
 //! It does not open, create or check anything outside the file itself; `sam2d doctor` does.
 
-use crate::{cache, engine, http, imaging, ops, service};
+use crate::{access, cache, engine, http, imaging, ops, service};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ const NOT_KEYS: [&str; 5] =
 pub struct Config {
     /// Where to listen, who may ask, limits of requests.
     pub http: http::Options,
+    /// Who holds a token.
+    pub access: access::Options,
     /// Which engine, and how it is watched.
     pub engine: engine::Options,
     /// The child processes that parse images.
@@ -150,9 +152,17 @@ impl Config {
     /// [`ConfigError::Faults`] with a sentence for each.
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut faults = self.http.faults();
+        faults.extend(self.access.faults());
         faults.extend(self.engine.faults());
         faults.extend(self.segment.faults());
         if faults.is_empty() { Ok(()) } else { Err(ConfigError::Faults { faults }) }
+    }
+
+    /// The file of tokens.
+    #[must_use]
+    pub fn tokens_path(&self) -> PathBuf {
+        let own = || self.state_dir().join(access::file::NAME);
+        self.access.tokens_path.clone().unwrap_or_else(own)
     }
 
     /// Folder for state: configured, systemd's, or the user's own.

@@ -2,11 +2,13 @@
 //!
 //! The way of a slice: [`http`] reads a request, [`service`] answers it from [`cache`] or has
 //! [`imaging`] decode the bytes (in a child process) and [`engine`] segment them on the one thread
-//! that owns the device. [`domain`] is the plain data all of them speak in.
+//! that owns the device. [`domain`] is the plain data all of them speak in; [`access`] knows who holds
+//! a token.
 //!
 //! Imports flow one way, `main → app → {cli, http, ops} → service → {engine, cache, imaging} →
 //! domain`; siblings don't know each other. A test holds it.
 
+pub mod access;
 pub mod app;
 pub mod cache;
 pub mod cli;

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod engine;
 pub mod health;
 pub mod segment;
+pub mod token;
 
 use crate::config::{Config, ConfigError, DEFAULT_FILE};
 use clap::{Args, Parser, Subcommand};
@@ -39,6 +40,8 @@ pub enum Command {
     /// Look at engines
     #[command(subcommand)]
     Engine(engine::EngineCommand),
+    /// Create, list and revoke the tokens that let clients in
+    Token(token::TokenArgs),
     /// One line on a running daemon; exit code 0 ready, 1 manual-only, 2 down
     Health(health::HealthArgs),
     /// Check a configuration file and show what results

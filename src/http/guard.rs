@@ -8,15 +8,26 @@
 //!    (DNS rebinding): both Host and Origin must be known.
 //! 2. An address that strangers can reach is never opened by default.
 //! 3. Forwarding headers count only from `http.trusted_proxies`.
+//! 4. Where tokens are asked for, being on this machine is no reason to be let in: what a proxy
+//!    forwards comes from this machine too. `http.anonymous_networks` can name it.
 
 use super::network::client_address;
 use super::options::Options;
 use super::routes::Route;
 use super::wire::problem::{Code, Problem};
-use http::header::{HOST, ORIGIN};
+use crate::access::keeper::{Keeper, Recall};
+use crate::access::throttle::Throttle;
+use crate::access::{Grant, Options as AccessOptions};
+use http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Uri};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// argon2 runs at a time: each takes a core for tens of milliseconds, and 19 MiB.
+const MAX_PROOFS: usize = 2;
 
 /// The two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +41,7 @@ pub struct Connection {
 /// Serving this address would let strangers in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{address} can be reached from other machines, and nothing says who may ask. Set http.anonymous_networks to the addresses that may (for example [\"10.1.2.3/32\"]), or http.allow_anonymous = true to let everybody in, or listen on 127.0.0.1"
+    "{address} can be reached from other machines, and nothing says who may ask. Create a token (`sam2d token create`), or set http.anonymous_networks to the addresses that may (for example [\"10.1.2.3/32\"]), or http.allow_anonymous = true to let everybody in, or listen on 127.0.0.1"
 )]
 pub struct OpenAddress {
     /// The first such address.
@@ -41,9 +52,13 @@ pub struct OpenAddress {
 ///
 /// # Errors
 /// [`OpenAddress`] for an address beyond loopback while nothing says who may ask.
-pub fn may_listen(options: &Options, addresses: &[SocketAddr]) -> Result<(), OpenAddress> {
-    // Bearer tokens and client certificates will be further reasons to let an address be open.
-    let ruled = options.allow_anonymous || !options.anonymous_networks.is_empty();
+pub fn may_listen(
+    options: &Options,
+    addresses: &[SocketAddr],
+    keeper: &Keeper,
+) -> Result<(), OpenAddress> {
+    let named = options.allow_anonymous || !options.anonymous_networks.is_empty();
+    let ruled = named || keeper.is_on();
     let open = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
     match open {
         Some(&address) if !ruled => Err(OpenAddress { address }),
@@ -52,18 +67,33 @@ pub fn may_listen(options: &Options, addresses: &[SocketAddr]) -> Result<(), Ope
 }
 
 /// Who is asking, as far as it matters to what they may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// May ask everything: on this machine, of a named network, or everybody may.
+    /// May ask everything: of a named network, or everybody may, or on this machine while no tokens
+    /// are asked for.
     Known,
-    /// May ask the open routes only.
+    /// Showed a right token.
+    Holder(Grant),
+    /// Showed nothing: may ask the open routes only.
     Stranger,
+    /// Showed something that is no right token: no more than a stranger.
+    Mistaken,
+    /// Showed wrong tokens too often: this one was not looked at.
+    Throttled(Duration),
+}
+
+impl Caller {
+    /// May they know more than that the box is there?
+    #[must_use]
+    pub fn is_let_in(&self) -> bool {
+        matches!(self, Self::Known | Self::Holder(_))
+    }
 }
 
 /// What the guard found out about a request that it let pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Passed {
-    /// Who asks.
+    /// Who asks, as far as their address tells.
     pub caller: Caller,
     /// Their address.
     pub client: IpAddr,
@@ -77,6 +107,9 @@ pub struct Guard {
     options: Options,
     hosts: Vec<HostRule>,
     origins: Vec<Origin>,
+    keeper: Option<Keeper>,
+    throttle: Arc<Throttle>,
+    proofs: Arc<Semaphore>,
 }
 
 /// One entry of `http.allowed_hosts`.
@@ -103,7 +136,22 @@ impl Guard {
             }
         }
         let origins = options.allowed_origins.iter().filter_map(|o| Origin::parse(o)).collect();
-        Self { options: options.clone(), hosts, origins }
+        Self {
+            options: options.clone(),
+            hosts,
+            origins,
+            keeper: None,
+            throttle: Arc::new(Throttle::new(AccessOptions::default().max_failures_per_minute)),
+            proofs: Arc::new(Semaphore::new(MAX_PROOFS)),
+        }
+    }
+
+    /// Asks for tokens too.
+    #[must_use]
+    pub fn with_tokens(mut self, keeper: Keeper, max_failures_per_minute: u32) -> Self {
+        self.keeper = Some(keeper);
+        self.throttle = Arc::new(Throttle::new(max_failures_per_minute));
+        self
     }
 
     /// Looks at the head of a request; `route` is `None` where there is nothing.
@@ -128,16 +176,78 @@ impl Guard {
         Ok(Passed { caller: self.caller(client), client, origin })
     }
 
+    /// Who it is, with the token they show. Costs one comparison, but for a token's first use.
+    pub async fn identify(&self, passed: &Passed, headers: &HeaderMap) -> Caller {
+        let Some(keeper) = self.keeper.as_ref().filter(|keeper| keeper.is_on()) else {
+            return passed.caller.clone();
+        };
+        if passed.caller == Caller::Known {
+            return Caller::Known;
+        }
+        let shown = match bearer(headers) {
+            Shown::Nothing => return Caller::Stranger,
+            Shown::Token(text) => text,
+            Shown::Unclear => "",
+        };
+        let client = passed.client;
+        let unproven = match keeper.recall(shown) {
+            Recall::Right(grant) => return Caller::Holder(grant),
+            Recall::Wrong => None,
+            Recall::Unproven(token) => Some(token),
+        };
+        // SECURITY: before any argon2, or a guesser would have the box compute for it.
+        if let Some(wait) = self.throttle.wait(client, Instant::now()) {
+            return Caller::Throttled(wait);
+        }
+        if let (Some(token), Ok(_permit)) = (unproven, self.proofs.acquire().await) {
+            let keeper = keeper.clone();
+            let proof = tokio::task::spawn_blocking(move || keeper.prove(&token)).await;
+            if let Ok(Some(grant)) = proof {
+                return Caller::Holder(grant);
+            }
+        }
+        self.throttle.failed(client, Instant::now());
+        Caller::Mistaken
+    }
+
     /// May this caller ask this route?
     ///
     /// # Errors
-    /// 403.
-    pub fn admit(&self, caller: Caller, route: Route) -> Result<(), Problem> {
+    /// 401, 403, 429.
+    pub fn admit(&self, caller: &Caller, route: Route) -> Result<(), Problem> {
+        if route.is_open() {
+            return Ok(());
+        }
+        let wanted = route.scope();
+        let challenge = |problem: Problem, value: &'static str| {
+            problem.with_header(WWW_AUTHENTICATE, HeaderValue::from_static(value))
+        };
         match caller {
             Caller::Known => Ok(()),
-            Caller::Stranger if route.is_open() => Ok(()),
-            // The seam for bearer tokens: a stranger who shows one becomes known, one who does not
-            // is 401 instead.
+            Caller::Holder(grant) if grant.allows(wanted) => Ok(()),
+            Caller::Holder(_) => Err(challenge(
+                Problem::new(
+                    Code::Forbidden,
+                    format!("this token is not good for this; it would need the scope {wanted}"),
+                ),
+                "Bearer realm=\"sam2d\", error=\"insufficient_scope\"",
+            )),
+            Caller::Throttled(wait) => Err(Problem::new(
+                Code::RateLimited,
+                "too many wrong tokens from this address; try again later",
+            )
+            .with_retry_after(*wait)),
+            Caller::Mistaken => Err(challenge(
+                Problem::new(
+                    Code::Unauthorized,
+                    "this token is not valid here (any more); ask whoever runs the box",
+                ),
+                "Bearer realm=\"sam2d\", error=\"invalid_token\"",
+            )),
+            Caller::Stranger if self.asks_for_tokens() => Err(challenge(
+                Problem::new(Code::Unauthorized, "a token is needed; ask whoever runs the box"),
+                "Bearer realm=\"sam2d\"",
+            )),
             Caller::Stranger => Err(Problem::new(
                 Code::Forbidden,
                 "this address may not ask here; the operator lists those that may in http.anonymous_networks",
@@ -145,9 +255,15 @@ impl Guard {
         }
     }
 
+    fn asks_for_tokens(&self) -> bool {
+        self.keeper.as_ref().is_some_and(Keeper::is_on)
+    }
+
+    /// Who asks, by their address alone.
     fn caller(&self, client: IpAddr) -> Caller {
         let named = || self.options.anonymous_networks.iter().any(|net| net.contains(client));
-        if self.options.allow_anonymous || client.is_loopback() || named() {
+        let here = || client.is_loopback() && !self.asks_for_tokens();
+        if self.options.allow_anonymous || here() || named() {
             Caller::Known
         } else {
             Caller::Stranger
@@ -219,6 +335,33 @@ impl Guard {
                 "pages of this origin may not ask; the operator lists those that may in http.allowed_origins",
             ))
         }
+    }
+}
+
+/// What a request shows of a token.
+enum Shown<'a> {
+    Nothing,
+    Token(&'a str),
+    /// An Authorization that is none of ours, or several: treated as a wrong token.
+    Unclear,
+}
+
+/// The token in `Authorization: Bearer`. It counts nowhere else: a query string ends in logs and
+/// histories, and a cookie would be sent along by any page.
+fn bearer(headers: &HeaderMap) -> Shown<'_> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    match (all.next(), all.next()) {
+        (None, _) => Shown::Nothing,
+        (Some(value), None) => {
+            let words = value.to_str().ok().and_then(|text| text.split_once(' '));
+            match words {
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                    Shown::Token(token.trim_matches(' '))
+                }
+                _ => Shown::Unclear,
+            }
+        }
+        (Some(_), Some(_)) => Shown::Unclear,
     }
 }
 
@@ -419,8 +562,8 @@ mod tests {
                     || matches!(route.template(), "/" | "/client.js" | "/editor/{file}")
                     || route.template().starts_with("/v2/")
                     || route.template().ends_with("/sam2/health");
-            assert_eq!(guard.admit(Caller::Stranger, route).is_ok(), open, "{route:?}");
-            assert!(guard.admit(Caller::Known, route).is_ok());
+            assert_eq!(guard.admit(&Caller::Stranger, route).is_ok(), open, "{route:?}");
+            assert!(guard.admit(&Caller::Known, route).is_ok());
         }
     }
 
@@ -447,18 +590,19 @@ mod tests {
     #[test]
     fn an_open_address_needs_a_rule_for_who_may() {
         let loopback: SocketAddr = "127.0.0.1:8642".parse().unwrap();
+        let off = Keeper::off().unwrap();
         let mapped: SocketAddr = "[::ffff:127.0.0.1]:8642".parse().unwrap();
-        assert_eq!(may_listen(&options(), &[loopback, mapped]), Ok(()));
+        assert_eq!(may_listen(&options(), &[loopback, mapped], &off), Ok(()));
         for open in ["0.0.0.0:8642", "[::]:8642", "10.0.0.5:1", "[fe80::1]:1"] {
             let address = open.parse().unwrap();
-            let refused = may_listen(&options(), &[loopback, address]).unwrap_err();
+            let refused = may_listen(&options(), &[loopback, address], &off).unwrap_err();
             assert_eq!(refused.address, address);
             assert!(refused.to_string().contains("http.anonymous_networks"), "{refused}");
             let everybody = Options { allow_anonymous: true, ..options() };
-            assert_eq!(may_listen(&everybody, &[address]), Ok(()));
+            assert_eq!(may_listen(&everybody, &[address], &off), Ok(()));
             let networks = vec!["10.1.2.3".parse().unwrap()];
             let named = Options { anonymous_networks: networks, ..options() };
-            assert_eq!(may_listen(&named, &[address]), Ok(()));
+            assert_eq!(may_listen(&named, &[address], &off), Ok(()));
         }
     }
 }

@@ -22,6 +22,8 @@ use super::wire::problem::{Code, Problem};
 use super::wire::reply::Reply;
 use super::wire::{answer, health, stored};
 use super::{cors, editor, openapi, request_id};
+use crate::access::Options as AccessOptions;
+use crate::access::keeper::Keeper;
 use crate::domain::key::{AnswerKey, Sum};
 use crate::service::Service;
 use crate::service::error::ServiceError;
@@ -80,6 +82,8 @@ struct Course {
     started: Instant,
     route: Option<Route>,
     origin: Option<HeaderValue>,
+    /// The id of the token that was shown and right.
+    token: Option<String>,
     /// Is there still something of the request that nobody has read?
     unread: bool,
 }
@@ -88,12 +92,31 @@ impl Handler {
     /// `names` are the box's own, for [`Guard`].
     #[must_use]
     pub fn new(service: Service, options: &Options, names: &[String], seats: Seats) -> Self {
+        let guard = Guard::new(options, names);
+        Self::guarded(service, options, guard, seats)
+    }
+
+    /// The same, with tokens.
+    #[must_use]
+    pub fn with_tokens(
+        service: Service,
+        options: &Options,
+        names: &[String],
+        seats: Seats,
+        (keeper, access): (Keeper, &AccessOptions),
+    ) -> Self {
+        let max_failures = access.max_failures_per_minute;
+        let guard = Guard::new(options, names).with_tokens(keeper, max_failures);
+        Self::guarded(service, options, guard, seats)
+    }
+
+    fn guarded(service: Service, options: &Options, guard: Guard, seats: Seats) -> Self {
         let budget = Budget::new(options.max_inflight_bytes);
         Self(Arc::new(Inner {
             metrics: Metrics::new(service.clone(), budget.clone(), seats),
             service,
             options: options.clone(),
-            guard: Guard::new(options, names),
+            guard,
             budget,
         }))
     }
@@ -109,6 +132,7 @@ impl Handler {
             started: Instant::now(),
             route: None,
             origin: None,
+            token: None,
             unread: !request.body().is_end_stream(),
         };
         let (method, version) = (request.method().clone(), request.version());
@@ -145,6 +169,7 @@ impl Handler {
             status = response.status().as_u16(),
             ms = answer::milliseconds(took),
             request_id = %course.id,
+            token = course.token,
             "request"
         );
         response
@@ -166,7 +191,7 @@ impl Inner {
             return Err(refused(refusal).into());
         }
         let passed = self.guard.check(&head.uri, headers, &ends)?;
-        course.origin = passed.origin;
+        course.origin.clone_from(&passed.origin);
         let nothing = || Problem::new(Code::NotFound, "there is nothing at this path");
         let matched = routes::resolve(path, &self.options.base_paths).ok_or_else(nothing)?;
         let route = matched.route;
@@ -177,7 +202,14 @@ impl Inner {
         if !route.allows(method) {
             return Err(Problem::method_not_allowed(route.allow()).into());
         }
-        self.guard.admit(passed.caller, route)?;
+        let caller = self.guard.identify(&passed, headers).await;
+        match &caller {
+            Caller::Holder(grant) => course.token = Some(grant.id.clone()),
+            Caller::Mistaken => self.metrics.login_failed("wrong"),
+            Caller::Throttled(_) => self.metrics.login_failed("throttled"),
+            Caller::Known | Caller::Stranger => {}
+        }
+        self.guard.admit(&caller, route)?;
         let deadline = course.started + Duration::from_secs(self.options.request_timeout_s);
         let asked = Asked { headers, prefix: matched.prefix, deadline, course };
         match route {
@@ -185,9 +217,7 @@ impl Inner {
             Route::Embed => self.embed(asked, body).await,
             Route::Preview => self.preview(asked, body).await,
             Route::Mask => self.mask(headers, matched.mask_id).await,
-            Route::Health if passed.caller == Caller::Stranger => {
-                Ok(health::reduced(&self.service.health()))
-            }
+            Route::Health if !caller.is_let_in() => Ok(health::reduced(&self.service.health())),
             Route::Health => Ok(health::full(&self.service.health(), self.service.lifetime())),
             Route::OldHealth => Ok(health::old(&self.service.health())),
             Route::Live | Route::V2Live => Ok(health::live()),

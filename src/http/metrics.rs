@@ -37,6 +37,7 @@ pub struct Metrics {
     request_seconds: Family<RouteLabels, Histogram>,
     stage_seconds: Family<StageLabels, Histogram>,
     hits: Family<KindLabels, Counter>,
+    login_failures: Family<KindLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,6 +78,15 @@ impl Metrics {
         for kind in ["answer", "embedding"] {
             drop(hits.get_or_create(&KindLabels { kind }));
         }
+        let login_failures: Family<KindLabels, Counter> = Family::default();
+        for kind in ["wrong", "throttled"] {
+            drop(login_failures.get_or_create(&KindLabels { kind }));
+        }
+        registry.register(
+            "login_failures",
+            "Requests with a token that was wrong, or was not looked at after too many wrong ones",
+            login_failures.clone(),
+        );
         registry.register("requests", "Requests answered, by route and outcome", requests.clone());
         registry.register_with_unit(
             "request",
@@ -96,13 +106,18 @@ impl Metrics {
             hits.clone(),
         );
         registry.register_collector(Box::new(Rooms { service, budget, seats }));
-        Self { registry, requests, request_seconds, stage_seconds, hits }
+        Self { registry, requests, request_seconds, stage_seconds, hits, login_failures }
     }
 
     /// Counts an answered request; `outcome` is `ok` or a problem's code.
     pub fn answered(&self, route: &'static str, outcome: &'static str, took: Duration) {
         self.requests.get_or_create(&RequestLabels { route, outcome }).inc();
         self.request_seconds.get_or_create(&RouteLabels { route }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a token that was wrong, or not looked at.
+    pub fn login_failed(&self, kind: &'static str) {
+        self.login_failures.get_or_create(&KindLabels { kind }).inc();
     }
 
     /// Counts a segmentation.

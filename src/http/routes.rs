@@ -1,6 +1,7 @@
 //! What a path asks for. Routes are few and fixed, so this is a table and not a framework.
 
 use super::editor;
+use crate::access::Scope;
 use http::Method;
 
 /// A route of the contract.
@@ -127,6 +128,15 @@ impl Route {
                 | Self::PagePart
                 | Self::Client
         )
+    }
+
+    /// What a token must be good for to be let in here; open routes ask for none.
+    #[must_use]
+    pub fn scope(self) -> Scope {
+        match self {
+            Self::Metrics => Scope::Metrics,
+            _ => Scope::Segment,
+        }
     }
 
     fn place(self) -> Option<&'static Place> {

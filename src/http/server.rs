@@ -16,6 +16,8 @@ use super::seats::{NoSeat, Seat, Seats};
 use super::strict::{HeadLimits, Strict};
 use super::wire::problem::{Code, Problem};
 use super::wire::reply::Reply;
+use crate::access::Options as AccessOptions;
+use crate::access::keeper::{Changed, Keeper};
 use crate::service::Service;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
@@ -41,6 +43,8 @@ use tokio::task::JoinSet;
 const LINGER: Duration = Duration::from_secs(2);
 /// Refusals for want of a seat that may be written at once; more are just dropped.
 const MAX_TURNED_AWAY: usize = 32;
+/// How often the file of tokens is looked at: a revoked one is worth nothing a second later.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed, which would only fail again at once (no more files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -77,6 +81,7 @@ pub struct Server {
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     options: Options,
+    tokens: Option<(Keeper, AccessOptions)>,
 }
 
 impl Server {
@@ -92,7 +97,14 @@ impl Server {
             addresses.push(listener.local_addr().map_err(failed)?);
             listeners.push(listener);
         }
-        Ok(Self { listeners, addresses, options: options.clone() })
+        Ok(Self { listeners, addresses, options: options.clone(), tokens: None })
+    }
+
+    /// Asks for tokens, and looks at their file again and again while it serves.
+    #[must_use]
+    pub fn with_tokens(mut self, keeper: Keeper, options: &AccessOptions) -> Self {
+        self.tokens = Some((keeper, options.clone()));
+        self
     }
 
     /// What it listens on, with the ports that the system chose.
@@ -105,7 +117,17 @@ impl Server {
     pub async fn serve(self, service: Service, stop: impl Future<Output = ()>) -> bool {
         let seats = Seats::new(&self.options);
         let names = guard::machine_names();
-        let handler = Handler::new(service, &self.options, &names, seats.clone());
+        let seated = seats.clone();
+        let handler = match &self.tokens {
+            None => Handler::new(service, &self.options, &names, seated),
+            Some((keeper, access)) => {
+                let tokens = (keeper.clone(), access);
+                Handler::with_tokens(service, &self.options, &names, seated, tokens)
+            }
+        };
+        // Ends with this function, however that ends.
+        let mut watching = JoinSet::new();
+        watching.extend(self.tokens.as_ref().map(|(keeper, _)| watch_tokens(keeper.clone())));
         let respond = move |request, ends| {
             let handler = handler.clone();
             async move { handler.respond(request, ends).await }
@@ -160,6 +182,24 @@ impl Server {
         let patience = Duration::from_secs(self.options.drain_timeout_s);
         let all = async { while connections.join_next().await.is_some() {} };
         tokio::time::timeout(patience, all).await.is_ok()
+    }
+}
+
+/// Takes changes of the token file in, for ever.
+async fn watch_tokens(keeper: Keeper) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let looking = keeper.clone();
+        match tokio::task::spawn_blocking(move || looking.refresh()).await {
+            Ok(Ok(changed)) if changed == Changed::default() => {}
+            Ok(Ok(Changed { created, revoked })) => {
+                tracing::info!(?created, ?revoked, "the tokens changed");
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the tokens stay as they were"),
+            Err(_) => return,
+        }
     }
 }
 

@@ -5,17 +5,24 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each room may use beside itself.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("domain", &[]),
+    ("access", &[]),
     ("engine", &["domain"]),
     ("cache", &["domain"]),
     ("imaging", &["domain"]),
     ("service", &["engine", "cache", "imaging", "domain"]),
-    ("config", &["http", "ops", "service", "engine", "cache", "imaging", "domain"]),
-    ("cli", &["config", "service", "engine", "cache", "imaging", "domain"]),
-    ("http", &["service", "engine", "cache", "imaging", "domain"]),
+    ("config", &["access", "http", "ops", "service", "engine", "cache", "imaging", "domain"]),
+    ("cli", &["access", "config", "service", "engine", "cache", "imaging", "domain"]),
+    ("http", &["access", "service", "engine", "cache", "imaging", "domain"]),
     ("ops", &["service", "engine", "cache", "imaging", "domain"]),
-    ("app", &["config", "cli", "http", "ops", "service", "engine", "cache", "imaging", "domain"]),
+    (
+        "app",
+        &[
+            "access", "config", "cli", "http", "ops", "service", "engine", "cache", "imaging",
+            "domain",
+        ],
+    ),
 ];
 
 #[test]

@@ -7,6 +7,7 @@ mod limits;
 mod privacy;
 mod raw;
 mod segmentation;
+mod tokens;
 
 use crate::support::engine::load_seeded;
 use crate::support::wire::Served;

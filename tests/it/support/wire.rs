@@ -1,11 +1,13 @@
 //! A served box and a client that says exactly what it is told to.
 
+use sam2d::access;
+use sam2d::access::keeper::Keeper;
 use sam2d::http::Options;
 use sam2d::http::server::Server;
 use sam2d::service::Service;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -20,13 +22,28 @@ impl Served {
     /// On a free port of this machine.
     pub(crate) async fn start(service: Service, options: Options) -> Self {
         let options = Options { listen: vec![([127, 0, 0, 1], 0).into()], ..options };
-        let server = Server::bind(&options).await.unwrap();
+        Self::serve(Server::bind(&options).await.unwrap(), service)
+    }
+
+    fn serve(server: Server, service: Service) -> Self {
         let address = server.addresses()[0];
         let (stop, stopped) = oneshot::channel();
         let serving = server.serve(service, async {
             let _ = stopped.await;
         });
         Self { address, stop, ended: tokio::spawn(serving) }
+    }
+
+    /// The same, where tokens are asked for.
+    pub(crate) async fn start_with_tokens(
+        service: Service,
+        options: Options,
+        keeper: Keeper,
+        access: &access::Options,
+    ) -> Self {
+        let options = Options { listen: vec![([127, 0, 0, 1], 0).into()], ..options };
+        let server = Server::bind(&options).await.unwrap().with_tokens(keeper, access);
+        Self::serve(server, service)
     }
 
     /// Sends the stop signal and waits for the end of the drain.
@@ -66,7 +83,14 @@ impl Served {
     /// Sends bytes as they are and reads until the box closes; it does so after a request with
     /// `Connection: close`.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> Vec<Answer> {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        self.raw_from([127, 0, 0, 1], bytes).await
+    }
+
+    /// The same from another address of this machine.
+    pub(crate) async fn raw_from(&self, client: [u8; 4], bytes: &[u8]) -> Vec<Answer> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((client, 0).into()).unwrap();
+        let mut stream = socket.connect(self.address).await.unwrap();
         // A refusal may come, and the box stop reading, before everything is sent.
         let _ = stream.write_all(bytes).await;
         let mut all = Vec::new();
