@@ -60,6 +60,8 @@ def main() -> int:
     masks = TARGET / "release" / "examples" / "masks"
     right.append(run("tensors, masks and outlines", python, here / "compare_masks.py", masks))
     right.append(run("DICOM Segmentations, the files of the pydicom wheel", python, here / "check_seg.py", masks))
+    binary = os.environ.get("SAM2D_BIN", TARGET / "release" / "sam2d")
+    right.append(run("DICOM Segmentations, over HTTP", python, here / "check_seg_http.py", binary))
     if PACK.is_dir():
         zoo = ("--counts", "The transfer-syntax zoo of the data pack", PACK / "zoo")
         right.append(run("decoding, the zoo of the pack", *compare, *zoo))
