@@ -45,7 +45,7 @@ export class Daemon {
     this.options = { env, args };
     this.log = '';
     const all = ['serve', '--listen', `127.0.0.1:${this.port}`, '--state-dir', join(this.folder, 'state'), '--cache-dir', join(this.folder, 'cache'), ...args];
-    this.process = spawn(binary, all, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.process = spawn(binary, all, { env: { ...ownEnvironment(), ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
     for (const stream of [this.process.stdout, this.process.stderr]) stream?.on('data', (chunk) => (this.log = (this.log + chunk).slice(-20000)));
     const ended = new Promise((resolve) => this.process?.once('exit', (code, signal) => resolve(signal ?? code)));
     this.ended = ended;
@@ -90,6 +90,11 @@ export class Daemon {
     await this.kill();
     rmSync(this.folder, { recursive: true, force: true });
   }
+}
+
+/** Without what tells the tests, or another daemon, what to do: a key the daemon does not know would stop it. */
+function ownEnvironment() {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SAM2D_')));
 }
 
 /** @returns {Promise<number>} */

@@ -184,12 +184,12 @@ test('the user guide’s pictures, of drawn phantoms', options, async () => {
   }
 });
 
-test('an 8-bit picture of colour is shown as it is', options, async () => {
+test('an 8-bit picture has no window, and says so', options, async () => {
   const editor = await EditorPage.open(browser, daemon.url);
   try {
     await editor.openFiles(goldenPng());
     const text = await editor.page.textContent('#corner-window');
-    assert.equal(text, 'An 8-bit picture is shown as it is.');
+    assert.equal(text, '8 bit, no window');
     assert.equal(await editor.page.isVisible('#window-card'), false);
   } finally {
     await editor.close();

@@ -120,6 +120,12 @@ export class EditorPage {
     );
   }
 
+  /** The same on a whole pixel of the screen: browsers drop the fraction of some events. @param {Point} pixel */
+  async place(pixel) {
+    const { x, y } = await this.at(pixel);
+    return { x: Math.round(x), y: Math.round(y) };
+  }
+
   /** Which pixel is at a place on the screen: `at` the other way round. @param {Point} place @returns {Promise<Point>} */
   under({ x, y }) {
     return this.page.evaluate(

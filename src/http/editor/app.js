@@ -160,7 +160,7 @@ async function show() {
     view.clear();
     const message = element('cannot-show', HTMLElement);
     message.hidden = false;
-    message.textContent = slice.source.kind === 'dicom' ? t('cannotShowDicom', { detail: error.detail }) : t('cannotShow');
+    message.textContent = error.detail ? t('cannotShowBox', { detail: error.detail }) : slice.source.kind === 'dicom' && !box.ready ? t('cannotShowAway') : t('cannotShow');
   } finally {
     clearTimeout(slow);
     if (!signal.aborted) {

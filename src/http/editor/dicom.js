@@ -159,14 +159,30 @@ export function directions(orientation) {
 }
 
 /**
+ * How the slice lies in the patient: by what its normal is nearest to.
+ * @param {number[]} orientation
+ * @returns {'axial' | 'sagittal' | 'coronal' | null}
+ */
+export function plane(orientation) {
+  if (orientation.length !== 6) return null;
+  const sizes = normal(orientation).map(Math.abs);
+  const most = Math.max(...sizes);
+  return most > 0 ? (/** @type {const} */ (['sagittal', 'coronal', 'axial'])[sizes.indexOf(most)]) : null;
+}
+
+/** @param {number[]} orientation six cosines */
+function normal([a, b, c, d, e, f]) {
+  return [b * f - c * e, c * d - a * f, a * e - b * d];
+}
+
+/**
  * How far along its own normal a slice lies; sorts a series in space.
  * @param {DicomHeader} header
  * @returns {number | null}
  */
 export function depthMm({ position, orientation }) {
   if (position.length !== 3 || orientation.length !== 6) return null;
-  const [a, b, c, d, e, f] = orientation;
-  return position[0] * (b * f - c * e) + position[1] * (c * d - a * f) + position[2] * (a * e - b * d);
+  return normal(orientation).reduce((sum, part, i) => sum + part * position[i], 0);
 }
 
 /**

@@ -4,6 +4,7 @@
  * It only reads: what stands on the page follows from the state, never from what was there before.
  */
 import { element } from './dialogs.js';
+import { plane } from './dicom.js';
 import { areaOf } from './export.js';
 import { number, t } from './i18n.js';
 import { boundingBox, isEmpty } from './mask.js';
@@ -49,17 +50,23 @@ export class Panel {
     element('box-state-text', HTMLElement).textContent = token ? t('boxToken') : [names[kind], more].filter(Boolean).join(' · ');
     const banner = element('banner', HTMLElement);
     banner.hidden = kind !== 'manual' && kind !== 'down';
-    banner.textContent = kind === 'down' ? t('bannerDown') : kind === 'manual' ? t('bannerManual', { reason: sentence(reason) }) : '';
+    banner.textContent = kind === 'down' ? t('bannerDown') : kind === 'manual' ? t('bannerManual', { reason: reason.replace(/[.。]$/, '') }) : '';
     element('demonstration', HTMLElement).hidden = !demonstration;
-    // That it is a demonstration is said above, in the page's language.
-    const others = warnings.filter((warning) => !/demonstration/i.test(warning));
-    element('box-warnings', HTMLElement).replaceChildren(...others.map((warning) => item('li', warning)));
+    element('box-warnings', HTMLElement).replaceChildren(...withoutDemonstration(warnings).map((warning) => item('li', warning)));
   }
 
   oneClick() {
     const why = this.whyNot();
     element('one-click', HTMLButtonElement).disabled = why !== '' || this.segmenter.running !== null;
     element('one-click-why', HTMLElement).textContent = why;
+    element('other-context', HTMLElement).textContent = this.otherContext();
+  }
+
+  /** That the slice lies otherwise in the patient than the chosen context takes for granted. */
+  otherContext() {
+    const lies = plane(this.editor.slice?.source.header?.orientation ?? []);
+    if (this.editor.context === 'L3' && lies === 'axial') return t('looksAxial');
+    return this.editor.context === 'middle' && lies === 'sagittal' ? t('looksSagittal') : '';
   }
 
   /** Why one click is not possible now; empty when it is. */
@@ -89,7 +96,9 @@ export class Panel {
     const { slice } = this.editor;
     const something = slice !== null && (!isEmpty(slice.mask) || slice.verdict !== null);
     element('result', HTMLElement).hidden = !something;
-    element('result-empty', HTMLElement).hidden = something;
+    const empty = element('result-empty', HTMLElement);
+    empty.hidden = something;
+    empty.textContent = !slice ? t('resultNoPicture') : this.box.ready ? t('resultAsk') : t('resultDraw');
     if (!slice || !something) return;
     const { verdict, origin } = slice;
     const badges = [];
@@ -102,7 +111,7 @@ export class Panel {
     element('confidence', HTMLMeterElement).value = verdict?.confidence ?? 0;
     element('confidence-text', HTMLElement).textContent = t('confidence', { percent: number((verdict?.confidence ?? 0) * 100, 0) });
     element('result-facts', HTMLElement).replaceChildren(...this.facts(slice));
-    element('result-warnings', HTMLElement).replaceChildren(...(verdict?.warnings ?? []).map((warning) => item('li', warning)));
+    element('result-warnings', HTMLElement).replaceChildren(...withoutDemonstration(verdict?.warnings ?? []).map((warning) => item('li', warning)));
   }
 
   /** @param {Slice} slice */
@@ -117,7 +126,8 @@ export class Panel {
     else if (slice.mask && box) rows.push([t('parts'), number(trace(slice.mask).filter((ring) => signedArea(ring) > 0).length, 0)]);
     if (slice.clicks.length || slice.box) {
       const plus = slice.clicks.filter((click) => click.label === 1).length;
-      rows.push([t('prompts'), [t('clicks', { plus, minus: slice.clicks.length - plus }), slice.box ? t('boxPrompt') : ''].join(' ').trim()]);
+      const clicks = t('clicks', { plus, minus: slice.clicks.length - plus });
+      rows.push([t('prompts'), !slice.clicks.length ? t('boxOnly') : slice.box ? t('andBox', { clicks }) : clicks]);
     }
     return rows.flatMap(([name, value]) => [item('dt', name), item('dd', value)]);
   }
@@ -132,13 +142,34 @@ export class Panel {
     disable('largest', noMask);
     disable('clear', noMask && !slice?.clicks.length && !slice?.box);
     disable('fit', !shown);
-    disable('export-mask', !slice || !shown);
-    disable('export-overlay', !slice || !shown);
+    disable('export-mask', noMask || !shown);
+    disable('export-overlay', noMask || !shown);
     disable('export-json', this.editor.slices.every((one) => isEmpty(one.mask)));
     const why = this.whyNoSegmentation();
     disable('export-seg', why !== '');
     element('export-seg-why', HTMLElement).textContent = slice && !noMask ? why : '';
+    element('tool-hint', HTMLElement).textContent = this.toolHint();
     for (const tool of document.querySelectorAll('[data-tool]')) tool.setAttribute('aria-pressed', String(tool.getAttribute('data-tool') === this.editor.tool));
+  }
+
+  /** How the tool in hand is used. */
+  toolHint() {
+    switch (this.editor.tool) {
+      case 'prompt':
+        return this.editor.slice && !this.box.ready ? t('noEngineClick') : t('toolPromptHint');
+      case 'brush':
+        return t('toolBrushHint');
+      case 'eraser':
+        return t('toolEraserHint');
+      case 'polygon':
+        return t('toolPolygonHint');
+      case 'rectangle':
+        return t('toolRectangleHint');
+      case 'window':
+        return t('toolWindowHint');
+      default:
+        return t('toolPanHint');
+    }
   }
 
   whyNoSegmentation() {
@@ -235,6 +266,11 @@ function item(name, text) {
   const made = document.createElement(name);
   made.textContent = text;
   return made;
+}
+
+/** That it is a demonstration is said above, in the page's language. @param {string[]} warnings */
+function withoutDemonstration(warnings) {
+  return warnings.filter((warning) => !/demonstration/i.test(warning));
 }
 
 /** @param {string} reason as the box gives it, with or without a full stop */

@@ -7,7 +7,7 @@
  *
  * What it does not do: decide when to show; keep more than a few pictures.
  */
-import { Sam2Error } from '../client.js';
+import { Sam2HttpError } from '../client.js';
 import { fullWindow, readPixels, render } from './dicom.js';
 import { decodeGrey } from './png.js';
 
@@ -84,7 +84,8 @@ export class Pictures {
         return { bitmap: await createImageBitmap(png), madeHere: false };
       } catch (error) {
         if (signal.aborted) throw error;
-        refusal = error instanceof Sam2Error ? error.detail : '';
+        // What the network did is no word of the box.
+        refusal = error instanceof Sam2HttpError ? error.detail : '';
       }
     }
     const made = await this.makeHere(slice, window ?? this.defaultWindow(slice, context));

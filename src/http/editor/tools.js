@@ -26,6 +26,13 @@ import { brush, emptyMask, fillHoles, fillPolygon, fillRectangle, keepLargest, s
 /** A hand is not still: below this a drag is a click. */
 const DRAG_PX = 5;
 const CLOSE_PX = 9;
+/** What most wheels tell for one notch. */
+const NOTCH_PX = 100;
+/** Some tell lines, three to a notch. */
+const LINE_PX = NOTCH_PX / 3;
+/** Less than any wheel's notch, more than a finger's tremble. */
+const LEAF_PX = 40;
+const ZOOM_A_NOTCH = 0.18;
 
 export class Tools {
   /**
@@ -50,6 +57,8 @@ export class Tools {
     this.pointer = null;
     /** Whether the crosshair moved last, and not the pointer. */
     this.byKeyboard = false;
+    /** How far the wheel was turned since the last slice. */
+    this.turned = 0;
     const { root } = view;
     root.addEventListener('pointerdown', (event) => this.down(event));
     root.addEventListener('pointermove', (event) => this.moved(event));
@@ -135,6 +144,7 @@ export class Tools {
   /** @param {PointerEvent} event */
   down(event) {
     if (this.gesture || !this.view.bitmap) return;
+    this.view.root.dataset.byPointer = 'true';
     this.view.root.focus({ preventScroll: true });
     this.hideCrosshair();
     this.gesture = this.gestureFor(event);
@@ -339,8 +349,16 @@ export class Tools {
   wheeled(event) {
     event.preventDefault();
     if (!this.view.bitmap) return;
-    if (this.editor.slices.length > 1 && !event.ctrlKey && !event.metaKey) this.actions.leaf(Math.sign(event.deltaY));
-    else this.view.zoom(Math.exp(-Math.sign(event.deltaY) * 0.18), this.view.toStage(event));
+    // A busy browser tells two notches as one event, a touchpad tells one as twenty: what counts is the way turned.
+    const turned = event.deltaY * (event.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? 1 : LINE_PX);
+    if (this.editor.slices.length < 2 || event.ctrlKey || event.metaKey) {
+      this.view.zoom(Math.exp((-turned / NOTCH_PX) * ZOOM_A_NOTCH), this.view.toStage(event));
+      return;
+    }
+    this.turned = Math.sign(turned) === Math.sign(this.turned) ? this.turned + turned : turned;
+    if (Math.abs(this.turned) < LEAF_PX) return;
+    this.actions.leaf(Math.sign(this.turned) * Math.max(1, Math.round(Math.abs(this.turned) / NOTCH_PX)));
+    this.turned = 0;
   }
 
   /** @param {KeyboardEvent} event */
@@ -365,6 +383,7 @@ export class Tools {
 
   blurred() {
     this.spaceHeld = false;
+    delete this.view.root.dataset.byPointer;
     this.hideCrosshair();
     this.refresh();
   }
@@ -382,6 +401,7 @@ export class Tools {
     this.crosshair = { x: Math.min(Math.max(moved.x, 0), bitmap.width - 1), y: Math.min(Math.max(moved.y, 0), bitmap.height - 1) };
     this.view.aid({ crosshair: this.crosshair, ...(this.corner ? { rectangle: this.cornerRect() } : {}) });
     this.byKeyboard = true;
+    delete this.view.root.dataset.byPointer;
     this.hover();
     this.actions.announce(this.crosshair);
   }

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deflateRawSync } from 'node:zlib';
 import { BIG_ENDIAN, dicomElement as element, dicomFile, dicomWith, EXPLICIT, IMPLICIT } from '../sample.js';
-import { depthMm, directions, fullWindow, readHeader, readPixels, render } from '../../../src/http/editor/dicom.js';
+import { depthMm, directions, fullWindow, plane, readHeader, readPixels, render } from '../../../src/http/editor/dicom.js';
 
 const DEFLATED = '1.2.840.10008.1.2.1.99';
 const JPEG = '1.2.840.10008.1.2.4.50';
@@ -139,4 +139,13 @@ test('the letters at the edges are the patient’s directions', () => {
   assert.deepEqual(directions([1, 0, 0, 0, 1, 0]), { right: 'L', left: 'R', down: 'P', up: 'A' });
   assert.deepEqual(directions([0, 1, 0, 0, 0, -1]), { right: 'P', left: 'A', down: 'F', up: 'H' });
   assert.equal(directions([]), null);
+});
+
+test('a slice lies as its normal does, whichever way its rows run', () => {
+  assert.equal(plane([1, 0, 0, 0, 1, 0]), 'axial');
+  assert.equal(plane([0.9, 0.3, 0.1, -0.3, 0.9, 0.2]), 'axial');
+  assert.equal(plane([0, 1, 0, 0, 0, -1]), 'sagittal');
+  assert.equal(plane([1, 0, 0, 0, 0, -1]), 'coronal');
+  assert.equal(plane([]), null);
+  assert.equal(plane([1, 0, 0, 1, 0, 0]), null, 'rows along columns lie nowhere');
 });
