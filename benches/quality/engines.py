@@ -38,6 +38,8 @@ class Question:
     clicks: tuple[tuple[int, int, int], ...] = ()
     box: tuple[int, int, int, int] | None = None
     state: Any = field(default=None, compare=False)
+    fields: dict[str, str] = field(default_factory=dict, compare=False)
+    """Further fields of a daemon's request: `target`, `prompt_from`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Answer:
     seconds: float
     raw: float
     """Predicted IoU × stability before calibration; NaN where the engine does not tell."""
+    predicted: float = float("nan")
+    """Predicted IoU alone."""
 
 
 class Engine(Protocol):
@@ -73,7 +77,7 @@ class Package:
         manifest = tomllib.loads((folder / "engine.toml").read_text())
         self.name = f"{manifest['name']} {manifest['version']}"
         self._rule = manifest["selection"]
-        self._curve = manifest["calibration"]["x"], manifest["calibration"]["y"]
+        self._calibration = manifest["calibration"]
         self._network = OnnxNetwork(folder)
 
     def open(self, picture: Picture) -> float:
@@ -84,7 +88,7 @@ class Package:
 
     def ask(self, question: Question) -> Answer:
         from picture import Prompt, to_image
-        from selection import stability
+        from selection import confidence
 
         prompt = Prompt("", tuple((float(x), float(y), label) for x, y, label in question.clicks), question.box, question.state)
         began = time.perf_counter()
@@ -92,8 +96,8 @@ class Package:
         logits = a.logits[a.chosen]
         mask = to_image(logits, *self._size) > 0
         seconds = time.perf_counter() - began
-        raw = float(np.clip(a.iou[a.chosen], 0, 1)) * stability(logits)
-        return Answer(mask, float(np.interp(raw, *self._curve)), np.clip(logits, -32, 32), seconds, raw)
+        sure, raw = confidence(self._calibration, logits, float(a.iou[a.chosen]), single_click=prompt.single_click)
+        return Answer(mask, sure, np.clip(logits, -32, 32), seconds, raw, float(np.clip(a.iou[a.chosen], 0, 1)))
 
 
 class Daemon:
@@ -119,7 +123,7 @@ class Daemon:
         return time.perf_counter() - began
 
     def ask(self, question: Question) -> Answer:
-        body = dict(self._fields)
+        body = self._fields | question.fields
         if question.clicks:
             body["click_points"] = [{"x": x, "y": y, "label": label} for x, y, label in question.clicks]
         if question.box:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,11 @@ from PIL import Image
 
 from network import OnnxNetwork
 from picture import Prompt, to_image
+from selection import confidence
 
 TOLERANCE = 1e-3
+CONFIDENCE_TOLERANCE = 4e-3
+"""Stability counts pixels: one of a few hundred may fall on the other side."""
 
 
 def check(folder: Path) -> list[str]:
@@ -31,6 +35,7 @@ def check(folder: Path) -> list[str]:
     size = (document["image"]["width"], document["image"]["height"])
     if pixels.shape[1::-1] != size:
         return [f"image is {pixels.shape[1::-1]}, not {size}"]
+    calibration = tomllib.loads((folder / document["package"] / "engine.toml").read_text())["calibration"]
     features, wrong = network.encode(pixels), []
     for case in document["cases"]:
         prompt = _prompt(folder, case)
@@ -40,6 +45,7 @@ def check(folder: Path) -> list[str]:
         iou = float(np.abs(answer.iou - np.asarray(case["iou_predictions"])).max())
         mask = to_image(answer.logits[answer.chosen], *size) > 0
         same_mask = bool((mask == (np.asarray(Image.open(folder / case["mask"]["path"])) > 0)).all())
+        sure, _ = confidence(calibration, answer.logits[answer.chosen], float(answer.iou[answer.chosen]), single_click=prompt.single_click)
         rows = np.allclose(prompt.rows(network.shapes.input_size, *size), case["rows"], rtol=0, atol=1e-4)
         print(f"{folder.name}/{case['name']}: logits {difference:.1e}, IoU {iou:.1e}, mask {answer.chosen}, {int(mask.sum())} px")
         failures = {
@@ -49,6 +55,7 @@ def check(folder: Path) -> list[str]:
             "thresholded mask differs": not same_mask,
             f"area is {int(mask.sum())}, not {case['mask']['area_px']}": int(mask.sum()) != case["mask"]["area_px"],
             "prompt rows differ": not rows,
+            f"confidence is {sure:.4f}, not {case['confidence']:.4f}": abs(sure - case["confidence"]) > CONFIDENCE_TOLERANCE,
         }
         if case["object_score"] is not None:
             score = abs((answer.object_score or 0.0) - case["object_score"])

@@ -17,6 +17,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,13 +47,13 @@ class Claims:
     checkpoint: str
 
 
-Curve = tuple[tuple[float, ...], tuple[float, ...]]
-IDENTITY: Curve = ((0.0, 1.0), (0.0, 1.0))
-"""Predicted IoU x stability to confidence, piecewise linear (x, y); identity where nobody has fitted it."""
+Calibration = dict[str, Any]
+IDENTITY: Calibration = {"x": [0.0, 1.0], "y": [0.0, 1.0]}
+"""`[calibration]`: predicted IoU x stability to confidence, piecewise linear; identity where nobody has fitted it."""
 
 
 def write_manifest(
-    folder: Path, claims: Claims, prompt: Prompt, calibration: Curve = IDENTITY, network: Network | None = None
+    folder: Path, claims: Claims, prompt: Prompt, calibration: Calibration = IDENTITY, network: Network | None = None
 ) -> None:
     """Runs the golden picture and writes golden_mask.png and engine.toml into `folder`.
 
@@ -80,7 +81,7 @@ def render(
     area: int,
     box: tuple[int, int, int, int],
     iou: float,
-    calibration: Curve = IDENTITY,
+    calibration: Calibration = IDENTITY,
 ) -> str:
     """The manifest's text; engines/README.md explains it key by key."""
     s = json.dumps  # a JSON string is a TOML basic string, a JSON array of numbers a TOML array
@@ -89,7 +90,7 @@ def render(
     lines += [f"{key} = {getattr(shapes, key)}" for key in ("input_size", "embed_channels", "masks")]
     lines += [f"{key} = {s(getattr(claims, key))}" for key in ("precision", "selection", "intended_use", "notice", "licence", "checkpoint")]
     lines += ["", "[limits]", f"max_prompts = {MAX_PROMPTS}", f"max_points = {MAX_POINTS}"]
-    lines += ["", "[calibration]", *(f"{axis} = {s(list(values))}" for axis, values in zip("xy", calibration))]
+    lines += ["", "[calibration]", *(f"{key} = {_toml(calibration[key])}" for key in ("stability_delta", "x", "y", "click") if key in calibration)]
     for role in ("encoder", "decoder"):
         lines += ["", f"[files.{role}]", f'path = "{role}.onnx"', 'format = "onnx"', f'sha256 = "{sha256(folder / f"{role}.onnx")}"']
     lines += ["", "[golden]", 'image = "golden.png"', f'sha256 = "{sha256(folder / "golden.png")}"']
@@ -100,6 +101,13 @@ def render(
     lines += [f"iou = {iou:.4f}", "iou_tolerance = 0.02"]
     lines += ['mask = "golden_mask.png"', f'mask_sha256 = "{sha256(folder / "golden_mask.png")}"', "mask_iou_min = 0.98"]
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A number, a list of numbers, or an inline table of them."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(v)}" for key, v in value.items()) + " }"
+    return json.dumps(value)
 
 
 def sha256(path: Path) -> str:
@@ -144,9 +152,8 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, help="written by engines/train/calibrate.py; identity without it")
     add_claims(parser)
     args = parser.parse_args()
-    fitted = json.loads(args.calibration.read_text()) if args.calibration else None
-    curve = (tuple(fitted["x"]), tuple(fitted["y"])) if fitted else IDENTITY
-    write_manifest(args.folder, claims_of(args), Prompt("golden", tuple(args.point), args.box), curve)
+    fitted = json.loads(args.calibration.read_text()) if args.calibration else IDENTITY
+    write_manifest(args.folder, claims_of(args), Prompt("golden", tuple(args.point), args.box), fitted)
     print((args.folder / "engine.toml").read_text(), end="")
 
 

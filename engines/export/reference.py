@@ -8,6 +8,7 @@ threshold that rounding decides it, a mask choice that rounding decides.
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from network import Answer, Network
 from picture import Prompt, image_tensor, to_image
-from selection import MASK0_FIRST
+from selection import MASK0_FIRST, confidence
 
 SCHEMA = 1
 FED_BACK_LIMIT = 32.0
@@ -64,12 +65,15 @@ def write_reference(
     features, check_features = network.encode(pixels), check.encode(pixels)
     first = network.decode(features, prompts[0], (width, height), rule)
     fed_back = np.clip(first.logits[first.chosen], -FED_BACK_LIMIT, FED_BACK_LIMIT)
+    calibration = tomllib.loads((folder / package / "engine.toml").read_text())["calibration"]
     cases = []
     for prompt in [*prompts, Prompt("mask_input", prompts[0].points, None, fed_back)]:
         answer = network.decode(features, prompt, (width, height), rule)
         other = check.decode(check_features, prompt, (width, height), rule)
         _compare(f"{folder.name}/{prompt.name}", answer, other, (width, height), rule)
-        cases.append(_case(folder, prompt, answer, network.shapes.input_size, (width, height)))
+        case = _case(folder, prompt, answer, network.shapes.input_size, (width, height))
+        sure, _ = confidence(calibration, answer.logits[answer.chosen], float(answer.iou[answer.chosen]), single_click=prompt.single_click)
+        cases.append(case | {"confidence": sure})
     document = {
         "schema": SCHEMA,
         "package": package,

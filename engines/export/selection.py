@@ -19,6 +19,9 @@ Source of rule 2: `_use_multimask` and `_dynamic_multimask_via_stability` in fac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 SAM2 = "sam2"
@@ -34,6 +37,17 @@ def stability(logits: np.ndarray, delta: float = STABILITY_DELTA) -> float:
     inner = int((logits > delta).sum())
     outer = int((logits > -delta).sum())
     return inner / outer if outer > 0 else 1.0
+
+
+def confidence(calibration: Mapping[str, Any], logits: np.ndarray, iou: float, *, single_click: bool) -> tuple[float, float]:
+    """(confidence, score) of one mask [h, w]: `[calibration]` of a manifest, as the daemon reads it.
+
+    The score is predicted IoU x stability at `stability_delta`; the curve is `click` for one click
+    where there is one, else the common `x`, `y`; flat beyond its ends.
+    """
+    score = float(np.clip(iou, 0, 1)) * stability(logits, calibration.get("stability_delta", STABILITY_DELTA))
+    curve = calibration.get("click", calibration) if single_click else calibration
+    return float(np.interp(score, curve["x"], curve["y"])), score
 
 
 def choose(rule: str, logits: np.ndarray, iou: np.ndarray, *, single_click: bool) -> int:

@@ -2,12 +2,17 @@
 
     python calibrate.py PACKAGE --pack PACK --out calibration.json
 
-Asked are people outside validation only (`split.toml`): every object by the inner-most click, five
-other clicks inside, its box, and two corrections, in two windows. A monotone fit (pool adjacent
-violators) is thinned to a few knots: the `[calibration]` x, y of engine.toml.
+Asked are people outside validation only (`split.toml`): every object by the inner-most click, four
+clicks in its inner half (as people click), its box, and two corrections, in two windows. Clicks get a
+curve of their own, boxes and corrections another: the same score means more where the object is
+known. A monotone fit (pool adjacent violators) is thinned to a few knots: `[calibration]` of
+engine.toml.
 
 Why weights: the labelled abdomen has four fifths of the objects. Each collection counts as much as
 the other.
+
+`--compare` says how the choices were made, on the same people: every person is predicted by curves
+fitted on the others, with the band of undecided logits and with one curve or two as alternatives.
 
 What it does not do: it does not make a model better than it is on people unlike these. The
 expected calibration error on validation people is measured by `benches/quality`, never here.
@@ -17,9 +22,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,34 +37,65 @@ sys.path[:0] = [str(ROOT / "benches" / "quality"), str(ROOT / "engines" / "expor
 
 import cases  # noqa: E402
 import metrics  # noqa: E402
-from engines import Package, Question  # noqa: E402
+from engines import Answer, Package, Question  # noqa: E402
+from selection import stability  # noqa: E402
 
 KNOTS = 9
+Curve = tuple[list[float], list[float]]
 
 
-def answers(package: Package, picture: cases.Picture, rng: np.random.Generator) -> list[tuple[float, float]]:
-    """(raw score, measured IoU) of every prompt about every object of one picture."""
+DELTA = 0.25
+"""Half the width of the band of undecided logits, chosen by `--compare`."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One answer about one object of known outline."""
+
+    person: str
+    one_click: bool
+    innermost: bool
+    """The first click of `benches/quality`, or no click at all."""
+    predicted: float
+    logits: NDArray[np.float32]
+    iou: float
+
+    @property
+    def collection(self) -> str:
+        return self.person.split("_")[0]
+
+    def score(self, delta: float) -> float:
+        return self.predicted * stability(self.logits, delta)
+
+
+def answers(package: Package, picture: cases.Picture, rng: np.random.Generator) -> list[Judged]:
+    """Every prompt about every object of one picture."""
     out = []
+
+    def ask(question: Question, truth: metrics.Mask, innermost: bool) -> Answer:
+        a = package.ask(question)
+        one = len(question.clicks) == 1 and question.box is None and question.state is None
+        out.append(Judged(picture.person, one, innermost, a.predicted, a.state, metrics.iou(a.mask, truth)))
+        return a
+
     package.open(picture)
     for thing in picture.things:
         truth = thing.mask
+        given = ((*metrics.innermost(truth), 1),)
+        last = ask(Question(given), truth, True)
+        depth = cv2.distanceTransform(np.pad(truth.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        ys, xs = np.nonzero(depth >= 0.5 * depth.max())
+        for i in rng.integers(0, len(xs), 4):
+            ask(Question(((int(xs[i]), int(ys[i]), 1),)), truth, False)
         ys, xs = np.nonzero(truth)
-        first = metrics.innermost(truth)
-        clicks = [first] + [(int(xs[i]), int(ys[i])) for i in rng.integers(0, len(xs), 5)]
-        box = int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
-        asked = [Question(((x, y, 1),)) for x, y in clicks] + [Question(box=box)]
-        for q in asked:
-            a = package.ask(q)
-            out.append((a.raw, metrics.iou(a.mask, truth)))
-        last, given = package.ask(asked[0]), asked[0].clicks
+        ask(Question(box=(int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1)), truth, True)
         for _ in range(2):
             wrong = last.mask != truth
             if not wrong.any():
                 break
             x, y = metrics.innermost(wrong)
             given = (*given, (x, y, int(truth[y, x])))
-            last = package.ask(Question(given, state=last.state))
-            out.append((last.raw, metrics.iou(last.mask, truth)))
+            last = ask(Question(given, state=last.state), truth, True)
     return out
 
 
@@ -75,7 +113,7 @@ def monotone(x: NDArray[np.float64], y: NDArray[np.float64], w: NDArray[np.float
     return np.concatenate([np.full(int(n), m) for m, _, n in blocks])
 
 
-def knots(x: NDArray[np.float64], fitted: NDArray[np.float64], w: NDArray[np.float64], count: int = KNOTS) -> tuple[list[float], list[float]]:
+def knots(x: NDArray[np.float64], fitted: NDArray[np.float64], w: NDArray[np.float64], count: int = KNOTS) -> Curve:
     """A strictly increasing piecewise linear curve: means of cells of equal weight, and both ends. No score is no confidence."""
     cells = np.minimum((np.cumsum(w) / w.sum() * count).astype(int), count - 1)
     px = [float(np.average(x[cells == c], weights=w[cells == c])) for c in np.unique(cells)]
@@ -90,30 +128,60 @@ def knots(x: NDArray[np.float64], fitted: NDArray[np.float64], w: NDArray[np.flo
     return xs, ys
 
 
+def fit(data: Sequence[Judged], delta: float) -> Curve:
+    """The curve of some answers."""
+    group = np.array([d.collection for d in data])
+    x, y = np.array([d.score(delta) for d in data]), np.array([d.iou for d in data])
+    w = np.array([1 / (group == g).sum() for g in group])
+    order = np.argsort(x, kind="stable")
+    x, y, w = x[order], y[order], w[order]
+    return knots(x, monotone(x, y, w), w)
+
+
+def compare(data: Sequence[Judged]) -> None:
+    """Prints how well each choice predicts people that it was not fitted on."""
+    print("| prompts | curves | band | collection | answers | calibration error | mean distance |\n|---|---|---|---|---|---|---|")
+    for delta in (0.05, 0.25, 1.0):
+        for own in (False, True):
+            for one in (True, False):
+                asked = [d for d in data if d.one_click == one and d.innermost]
+                said = np.full(len(asked), np.nan)
+                for person in sorted({d.person for d in asked}):
+                    others = [d for d in data if d.person != person and (d.one_click == one or not own)]
+                    curve = fit(others, delta)
+                    for i, d in enumerate(asked):
+                        if d.person == person:
+                            said[i] = np.interp(d.score(delta), *curve)
+                for g in sorted({d.collection for d in asked}):
+                    at = [i for i, d in enumerate(asked) if d.collection == g]
+                    iou = np.array([asked[i].iou for i in at])
+                    error, _ = metrics.calibration_error(said[at], iou)
+                    print(f"| {'one click' if one else 'box, corrections'} | {'two' if own else 'one'} | ±{delta} | {g} | {len(at)} | {error:.3f} | {np.abs(said[at] - iou).mean():.3f} |")
+
+
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("package", type=Path)
     ap.add_argument("--pack", type=Path, required=True)
     ap.add_argument("--out", type=Path, required=True)
+    ap.add_argument("--compare", action="store_true", help="how the choices predict people they were not fitted on")
     a = ap.parse_args()
     split, package, rng = Split.read(), Package(a.package), np.random.default_rng(0)
     pictures = [p for p in cases.from_manifest(a.pack) if p.person in split.train]
     pictures += list(cases.sagittal(a.pack / "volumes" / "ts-example-nifti", "TS-EXAMPLE-CT", "model"))
     assert not {p.person for p in pictures} & split.validation
-    data: list[tuple[str, float, float]] = []
+    data: list[Judged] = []
     for p in pictures:
         darker = p.pixels if p.image_type == "L3" else np.clip(p.pixels.astype(np.float32) * 1.25 - 32, 0, 255).astype(np.uint8)
         for q in (p, replace(p, pixels=darker)):
-            data += [(p.person.split("_")[0], *v) for v in answers(package, q, rng)]
-    group, x, y = np.array([d[0] for d in data]), np.array([d[1] for d in data]), np.array([d[2] for d in data])
-    w = np.array([1 / (group == g).sum() for g in group])
-    order = np.argsort(x, kind="stable")
-    x, y, w = x[order], y[order], w[order]
-    xs, ys = knots(x, monotone(x, y, w), w)
-    error_before = np.average(np.abs(x - y), weights=w)
-    print(f"{len(x)} answers of {len(set(p.person for p in pictures))} people; mean |raw − IoU| {error_before:.3f}, after {np.average(np.abs(np.interp(x, xs, ys) - y), weights=w):.3f}")
-    a.out.write_text(json.dumps(dict(x=xs, y=ys)) + "\n")
-    print(json.dumps(dict(x=xs, y=ys)))
+            data += answers(package, q, rng)
+    if a.compare:
+        compare(data)
+    (cx, cy), (x, y) = (fit([d for d in data if d.one_click == one], DELTA) for one in (True, False))
+    fitted = dict(stability_delta=DELTA, x=x, y=y, click=dict(x=cx, y=cy))
+    print(f"{sum(d.one_click for d in data)} first clicks and {sum(not d.one_click for d in data)} other answers about {len({p.person for p in pictures})} people")
+    a.out.write_text(json.dumps(fitted) + "\n")
+    print(json.dumps(fitted))
 
 
 if __name__ == "__main__":

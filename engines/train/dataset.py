@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -43,6 +43,8 @@ _WEIGHT = {
     "vertebra": 3.0, "psoas": 3.0, "erector": 2.0, "disc": 0.4, "canal": 0.4, "spinous": 0.4, "bowel-gas": 0.3, "body": 0.2,
     "tumour": 2.0, "bone": 1.5,
 }  # fmt: skip
+# … in views through the kidneys, where they and their small neighbours are what is learnt.
+_ABDOMEN_WEIGHT = _WEIGHT | {"kidney": 6.0, "adrenal": 0.8, "pancreas": 2.0, "gallbladder": 2.0, "spleen": 2.0, "duodenum": 1.5}
 # Compartments and parts: one click seldom means them.
 _UNCLEAR = {"body": 0.1, "muscle-wall": 0.2, "visceral-fat": 0.2, "mediastinum": 0.3, "wall-muscle": 0.4, "marrow": 0.2, "bowel-gas": 0.6, "spine": 0.1}
 _PSEUDO_CLEAR, _PHOTO_CLEAR = 0.15, 0.5
@@ -62,13 +64,14 @@ class Mix:
     axial_phantom: float = 0.10
     sagittal_phantom: float = 0.12
     photograph: float = 0.06
+    abdomen: float = 0.0
     pseudo: float = 0.18
 
     def at(self, progress: float) -> Mix:
         """Fewer drawings and pseudo-objects, more people, towards the end."""
         p = min(max(progress, 0.0), 1.0)
         return Mix(self.volume * (0.9 + 0.3 * p), self.spine, self.slices, self.axial_phantom * (1.3 - 0.6 * p),
-                   self.sagittal_phantom * (1.3 - 0.6 * p), self.photograph * (1.2 - 0.6 * p), self.pseudo * (1.3 - 0.6 * p))  # fmt: skip
+                   self.sagittal_phantom * (1.3 - 0.6 * p), self.photograph * (1.2 - 0.6 * p), self.abdomen, self.pseudo * (1.3 - 0.6 * p))  # fmt: skip
 
 
 @dataclass
@@ -78,6 +81,7 @@ class _View:
     candidates: list[Candidate]
     pseudo: float
     pseudo_clear: float = _PSEUDO_CLEAR
+    weights: dict[str, float] = field(default_factory=lambda: _WEIGHT)
 
 
 class Sampler:
@@ -96,10 +100,10 @@ class Sampler:
 
     def sample(self, rng: Rng, mix: Mix) -> Sample | None:
         """One sample, or None where nothing in the view could be asked for."""
-        shares = np.array([mix.volume, mix.spine, mix.slices, mix.axial_phantom, mix.sagittal_phantom, mix.photograph])
-        source = rng.choice(6, p=shares / shares.sum())
-        if source <= 1:
-            view = self._volume(rng, source == 1, mix.pseudo)
+        shares = np.array([mix.volume, mix.spine, mix.slices, mix.axial_phantom, mix.sagittal_phantom, mix.photograph, mix.abdomen])
+        source = rng.choice(7, p=shares / shares.sum())
+        if source <= 1 or source == 6:
+            view = self._volume(rng, ("anywhere", "spine")[source] if source <= 1 else "abdomen", mix.pseudo)
         elif source == 2:
             view = self._slice(rng, mix.pseudo)
         elif source <= 4:
@@ -113,8 +117,8 @@ class Sampler:
             return views.l3_export(hu)
         return views.tone(rng, views.window(rng, hu))
 
-    def _volume(self, rng: Rng, spine: bool, share: float) -> _View:
-        hu, found, sagittal = self.volume.cut(rng, self.size, spine)
+    def _volume(self, rng: Rng, part: str, share: float) -> _View:
+        hu, found, sagittal = self.volume.cut(rng, self.size, part)
         hu = views.noise(rng, hu)
         if sagittal and rng.uniform() < 0.5:
             hu = views.thick_slices(rng, hu)
@@ -123,7 +127,8 @@ class Sampler:
             if spinal:
                 m = cv2.morphologyEx(np.isin(found[0].ids, spinal).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
                 found.append(Candidate("spine", m))
-        return _View(self._render(rng, hu, sagittal), hu, found, share * (0.6 if spine else 1.0))
+        weights = _ABDOMEN_WEIGHT if part == "abdomen" else _WEIGHT
+        return _View(self._render(rng, hu, sagittal), hu, found, share * (1.0 if part == "anywhere" else 0.6), weights=weights)
 
     def _slice(self, rng: Rng, share: float) -> _View:
         s = self.cache.slices[rng.integers(len(self.cache.slices))]
@@ -194,7 +199,7 @@ class _Chooser:
 
     def __init__(self, rng: Rng, v: _View, grey: NDArray[np.uint8]) -> None:
         self.rng, self.v, self.grey = rng, v, grey
-        self.weights = np.array([_by_prefix(_WEIGHT, c.name) for c in v.candidates])
+        self.weights = np.array([_by_prefix(v.weights, c.name) for c in v.candidates])
         self.ready: dict[int, Mask] = {}
         self.pool: list[Mask] = []
 
@@ -282,8 +287,8 @@ class Stream(torch.utils.data.IterableDataset):
 
 def _picture(sampler: Sampler, out: Path) -> None:
     rng, rows = np.random.default_rng(1), []
-    nothing = dict(volume=0.0, spine=0.0, slices=0.0, axial_phantom=0.0, sagittal_phantom=0.0, photograph=0.0)
-    for name, times in (("volume", 1), ("spine", 4), ("slices", 2), ("axial_phantom", 1), ("sagittal_phantom", 2), ("photograph", 1)):
+    nothing = dict(volume=0.0, spine=0.0, slices=0.0, axial_phantom=0.0, sagittal_phantom=0.0, photograph=0.0, abdomen=0.0)
+    for name, times in (("volume", 1), ("spine", 4), ("slices", 2), ("axial_phantom", 1), ("sagittal_phantom", 2), ("photograph", 1), ("abdomen", 2)):
         mix = Mix(**{**nothing, name: 1.0})
         start = time.time()
         drawn = [s for s in (sampler.sample(rng, mix) for _ in range(20)) if s is not None]

@@ -54,6 +54,7 @@ class Plan:
     grow_to: int = 320
     ema: float = 0.997
     seed: int = 7
+    abdomen: float = 0.0  # share of views at the kidneys' height, beside `Mix`'s own
 
     def rate(self, step: int) -> float:
         """Warm-up, then cosine to the floor."""
@@ -149,7 +150,7 @@ class Trainer:
 
     def _batches(self) -> Iterator[tuple[Tensor, ...]]:
         plan, size = self.plan, self.net.config.size
-        stream = Stream(self.sampler.resized(size), Mix(), plan.seed, self.step * plan.batch, plan.steps * plan.batch)
+        stream = Stream(self.sampler.resized(size), Mix(abdomen=plan.abdomen), plan.seed, self.step * plan.batch, plan.steps * plan.batch)
         return iter(torch.utils.data.DataLoader(stream, batch_size=plan.batch, num_workers=self.args.workers, prefetch_factor=6))
 
     def save(self, name: str = "last.pt") -> None:
@@ -250,10 +251,13 @@ def main() -> None:
     ap.add_argument("--batch", type=int)
     ap.add_argument("--grow-to", type=int)
     ap.add_argument("--grow-at", type=float)
+    ap.add_argument("--abdomen", type=float, help="share of axial views at the kidneys' height; 0 in the schedule of 2.0.0")
+    ap.add_argument("--warmup", type=int)
+    ap.add_argument("--seed", type=int)
     a = ap.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(a.threads)
-    given = {k: v for k in ("lr", "batch", "grow_to", "grow_at") if (v := getattr(a, k)) is not None}
+    given = {k: v for k in ("lr", "batch", "grow_to", "grow_at", "abdomen", "warmup", "seed") if (v := getattr(a, k)) is not None}
     Trainer(a, replace(Plan(a.steps), **given)).train()
 
 

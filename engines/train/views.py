@@ -71,15 +71,17 @@ class Volume:
         seen = np.unique(where[:, 0])
         self._column = np.stack([np.interp(zs, seen, [where[where[:, 0] == z, k].mean() for z in seen]) for k in (1, 2)], 1)
         self._spine_z = (float(seen.min()), float(seen.max()))
+        kidneys = np.argwhere(np.isin(cache.ids, [i for i, n in cache.names.items() if n.startswith("kidney")]))[:, 0]
+        self._kidney_z = (float(kidneys.min()), float(kidneys.max()))
 
-    def cut(self, rng: Rng, n: int, spine: bool) -> tuple[Image, list[Candidate], bool]:
-        """A random view: (HU, candidates, whether it is sagittal). `spine` asks for one through the column."""
+    def cut(self, rng: Rng, n: int, part: str) -> tuple[Image, list[Candidate], bool]:
+        """A random view: (HU, candidates, whether it is sagittal). `part`: "anywhere", "spine" (through the column), "abdomen" (axial, at the kidneys' height)."""
         d = self.shape
         mm = np.exp(rng.uniform(np.log(140), np.log(480))) / n / self.MM  # voxels a pixel
         centre = d * rng.uniform(0.2, 0.8, 3) if mm * n < d.mean() else d * rng.uniform(0.42, 0.58, 3)
         u = rng.uniform()
         z, y, x = np.eye(3)
-        if spine:
+        if part == "spine":
             centre[0] = rng.uniform(*self._spine_z)
             row = self._column[int(np.clip(centre[0], 0, len(self._column) - 1))]
             if u < 0.62:  # sagittal, mid or somewhat beside
@@ -91,6 +93,11 @@ class Volume:
                 e1, e2, plane = x, y, "axial"
                 centre[1:] = row + rng.normal(size=2) * 6
                 mm = np.exp(rng.uniform(np.log(120), np.log(380))) / n / self.MM
+        elif part == "abdomen":
+            e1, e2, plane = x, y, "axial"
+            centre[0] = rng.uniform(self._kidney_z[0] - 1, self._kidney_z[1] + 1)
+            centre[1:] = d[1:] * rng.uniform(0.44, 0.56, 2)
+            mm = np.exp(rng.uniform(np.log(240), np.log(430))) / n / self.MM
         elif u < 0.65:
             e1, e2, plane = x, y, "axial"
             centre[0] = rng.uniform(3, d[0] - 3)

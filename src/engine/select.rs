@@ -13,7 +13,7 @@ use crate::domain::tensor::{MaskLogits, PointLabel, PromptBatch};
 
 /// Half the width of the band around 0 whose pixels count as undecided.
 /// Source: `dynamic_multimask_stability_delta` of the SAM2.1 configurations.
-const STABILITY_DELTA: f32 = 0.05;
+pub const SAM2_STABILITY_DELTA: f32 = 0.05;
 /// Below it mask 0 is not trusted. Source: `dynamic_multimask_stability_thresh`, same place.
 const STABILITY_LEAST: f32 = 0.98;
 
@@ -24,8 +24,6 @@ pub struct Chosen {
     pub mask: usize,
     /// Its predicted IoU, 0..=1.
     pub iou: f32,
-    /// Its stability: area above +0.05 over area above −0.05; 1 for an empty mask.
-    pub stability: f32,
 }
 
 /// How much a prompt leaves open.
@@ -59,8 +57,8 @@ pub fn choose(
     kind: PromptKind,
 ) -> Option<Chosen> {
     let chosen = |mask| {
-        let (iou, plane) = (logits.iou(prompt, mask)?, logits.mask(prompt, mask)?);
-        Some(Chosen { mask, iou, stability: stability(plane) })
+        let iou = logits.iou(prompt, mask)?;
+        Some(Chosen { mask, iou })
     };
     let best = |from: usize| {
         let mut best = chosen(from)?;
@@ -76,15 +74,19 @@ pub fn choose(
         (4, Selection::Mask0First, _) => chosen(0),
         (4, Selection::Sam2, PromptKind::Ambiguous) => best(1),
         (4, Selection::Sam2, PromptKind::Definite) => {
-            chosen(0).filter(|single| single.stability >= STABILITY_LEAST).or_else(|| best(1))
+            let single = stability(logits.mask(prompt, 0)?, SAM2_STABILITY_DELTA);
+            if single >= STABILITY_LEAST { chosen(0) } else { best(1) }
         }
         _ => best(0),
     }
 }
 
-fn stability(plane: &[f32]) -> f32 {
+/// Area above `delta` over area above `-delta`: how little of a mask is undecided. 1 for an empty
+/// mask.
+#[must_use]
+pub fn stability(plane: &[f32], delta: f32) -> f32 {
     let above = |limit: f32| plane.iter().filter(|logit| **logit > limit).count();
-    let (inner, outer) = (above(STABILITY_DELTA), above(-STABILITY_DELTA));
+    let (inner, outer) = (above(delta), above(-delta));
     if outer == 0 { 1.0 } else { inner as f32 / outer as f32 }
 }
 
@@ -133,8 +135,10 @@ mod tests {
 
     #[test]
     fn stability_counts_the_undecided_band() {
-        assert_eq!(stability(&[1.0, 0.06, 0.04, -0.04, -0.06]), 0.5);
-        assert_eq!(stability(&[-1.0, -2.0]), 1.0);
+        let plane = [1.0, 0.06, 0.04, -0.04, -0.06];
+        assert_eq!(stability(&plane, SAM2_STABILITY_DELTA), 0.5);
+        assert_eq!(stability(&plane, 0.5), 0.2);
+        assert_eq!(stability(&[-1.0, -2.0], 0.5), 1.0);
     }
 
     #[test]

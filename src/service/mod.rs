@@ -377,9 +377,7 @@ impl Inner {
             Some(self.decode_one(&embedding, batch, &job, class, timings).await?)
         };
         let side = job.engine.engine.input_size / 4;
-        let score = found.as_ref().map_or(0.0, |found| found.score);
-        let confidence =
-            job.engine.package.manifest().calibration.confidence(rows::narrowed(score));
+        let confidence = found.as_ref().map_or(0.0, |found| found.confidence);
         let (inner, size, expires) = (Arc::clone(self), resolved.record.size, self.store.expiry());
         let (key, image_type, prompt) = (job.key, job.image_type, job.prompt);
         let started = Instant::now();
@@ -483,15 +481,16 @@ impl Inner {
         timings: &mut Timings,
     ) -> Result<oneclick::Found, ServiceError> {
         let kind = PromptKind::of(&batch);
-        let selection = job.engine.package.manifest().selection;
+        let manifest = job.engine.package.manifest();
         let done = self.engine.decode(embedding.clone(), batch, class, job.deadline).await?;
         add(&mut timings.queue, done.queue);
         add(&mut timings.prompt, done.took);
         timings.prompts = Some(1);
         let masks = done.logits;
-        let found = choose(&masks, 0, selection, kind).and_then(|chosen| {
-            let score = f64::from(chosen.iou) * f64::from(chosen.stability);
-            Some(oneclick::Found { logits: masks.mask(0, chosen.mask)?.to_vec(), score })
+        let found = choose(&masks, 0, manifest.selection, kind).and_then(|chosen| {
+            let logits = masks.mask(0, chosen.mask)?.to_vec();
+            let confidence = manifest.calibration.confidence(kind, chosen.iou, &logits);
+            Some(oneclick::Found { logits, confidence })
         });
         found.ok_or_else(|| internal("the decoder's output has no mask to choose"))
     }
@@ -525,7 +524,8 @@ impl Inner {
             chooser.add(&done.logits, usize::from(multimask));
         }
         timings.prompts = Some(places.len());
-        Ok(chooser.choose())
+        let calibration = &job.engine.package.manifest().calibration;
+        Ok(chooser.choose(|iou, logits| calibration.confidence(PromptKind::Ambiguous, iou, logits)))
     }
 
     /// `mask_input` as the decoder takes it.

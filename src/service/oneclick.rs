@@ -129,8 +129,8 @@ pub(super) struct Chooser<'a> {
 pub(super) struct Found {
     /// Logits [S/4, S/4]; the largest of the parts at each place.
     pub(super) logits: Vec<f32>,
-    /// Predicted IoU × stability of the weakest part, before calibration.
-    pub(super) score: f64,
+    /// Calibrated; of the weakest part.
+    pub(super) confidence: f64,
 }
 
 impl<'a> Chooser<'a> {
@@ -188,7 +188,8 @@ impl<'a> Chooser<'a> {
     }
 
     /// The best mask, or the union of the best few that don't overlap; `None` when nothing passed.
-    pub(super) fn choose(self) -> Option<Found> {
+    /// `confidence` judges a part by its predicted IoU and its logits.
+    pub(super) fn choose(self, confidence: impl Fn(f32, &[f32]) -> f64) -> Option<Found> {
         let bounds = self.body.bounds()?;
         let mut ranked: Vec<(f64, &Candidate)> = self
             .candidates
@@ -217,8 +218,9 @@ impl<'a> Chooser<'a> {
                 *out = out.max(logit);
             }
         }
-        let score = parts.iter().map(|p| p.iou * p.stability).fold(f64::INFINITY, f64::min);
-        Some(Found { logits, score })
+        let of_part = |part: &&Candidate| confidence(narrowed(part.iou), &part.logits);
+        let confidence = parts.iter().map(of_part).fold(f64::INFINITY, f64::min);
+        Some(Found { logits, confidence })
     }
 
     /// Share of the prompts inside the mask that gave the same mask again.
@@ -317,7 +319,7 @@ mod tests {
         for chunk in places.chunks(BATCH) {
             chooser.add(&squares(chunk, 64, iou), 0);
         }
-        chooser.choose()
+        chooser.choose(|iou, _| f64::from(iou))
     }
 
     #[test]
@@ -337,7 +339,7 @@ mod tests {
         let one = found(&Profile::default(), 0.9).unwrap();
         let two = found(&Profile { parts: 2, ..Profile::default() }, 0.9).unwrap();
         assert_eq!(area(&two), 2 * area(&one));
-        assert!((one.score - 0.9).abs() < 1e-6);
+        assert!((one.confidence - 0.9).abs() < 1e-6);
     }
 
     #[test]

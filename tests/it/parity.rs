@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 const LOGITS_TOLERANCE: f32 = 1e-3;
 /// Largest difference of a predicted IoU.
 const IOU_TOLERANCE: f32 = 1e-3;
+/// Largest difference of a confidence: stability counts pixels, and one of a few hundred may fall
+/// on the other side.
+const CONFIDENCE_TOLERANCE: f64 = 4e-3;
 
 /// What every reference must contain, or the test would prove less than it says.
 const CASES: [&str; 6] =
@@ -62,6 +65,7 @@ struct Case {
     chosen: usize,
     mask: MaskFile,
     nearest_to_threshold: f32,
+    confidence: f64,
 }
 
 #[derive(Deserialize)]
@@ -177,6 +181,10 @@ fn compare(folder: &Path) {
         assert_eq!(chosen.mask, case.chosen, "{name}");
         assert!(case.nearest_to_threshold > 0.0, "{name}");
         let logits = answer.mask(0, chosen.mask).unwrap();
+        let kind = PromptKind::of(&prompts);
+        let sure = manifest.calibration.confidence(kind, chosen.iou, logits);
+        let off = (sure - case.confidence).abs();
+        assert!(off <= CONFIDENCE_TOLERANCE, "{name}: confidence {sure}, {}", case.confidence);
         let mask = postprocess::threshold(logits, answer.side, size).unwrap();
         let bytes = fs::read(folder.join(&case.mask.path)).unwrap();
         let expected = png::decode_mask(&bytes, size).unwrap();

@@ -61,7 +61,7 @@ def test_every_mask_count_and_prompt_has_a_reference() -> None:
     assert 0 in definite and any(definite), "both branches of the stability rule"
 
 
-@pytest.mark.parametrize("change", ["logits", "mask", "iou", "rows", "chosen"])
+@pytest.mark.parametrize("change", ["logits", "mask", "iou", "rows", "chosen", "confidence"])
 def test_a_disturbed_reference_is_found(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "parity" / "seeded-m4"
     shutil.copytree(FIXTURES / "parity" / "seeded-m4", folder)
@@ -82,6 +82,8 @@ def test_a_disturbed_reference_is_found(tmp_path: Path, change: str) -> None:
         case["iou_predictions"][2] += 2e-3
     elif change == "rows":
         case["rows"][0][0] += 0.5
+    elif change == "confidence":
+        case["confidence"] += 0.01
     else:
         case["chosen"] = 0
     (folder / "reference.json").write_text(json.dumps(document))

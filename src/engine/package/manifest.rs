@@ -8,6 +8,7 @@
 //!
 //! It opens no file and does not know whether the hashes are true; [`super::Package`] does.
 
+use super::calibration::Calibration;
 use crate::domain::key::Sum;
 use serde::Deserialize;
 use std::path::{Component, Path};
@@ -56,7 +57,7 @@ pub struct Manifest {
     pub checkpoint: String,
     /// What one decoder call takes.
     pub limits: Limits,
-    /// Predicted IoU → confidence.
+    /// Predicted IoU and stability → confidence.
     pub calibration: Calibration,
     /// The model files by role.
     pub files: Files,
@@ -84,47 +85,6 @@ pub struct Limits {
     pub max_prompts: usize,
     /// N.
     pub max_points: usize,
-}
-
-/// A monotone, piecewise linear curve from predicted IoU to confidence, fitted on validation data.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    x: Vec<f64>,
-    y: Vec<f64>,
-}
-
-impl Calibration {
-    /// The confidence, 0..=1, of a mask with this predicted IoU.
-    #[must_use]
-    pub fn confidence(&self, iou: f32) -> f64 {
-        let iou = f64::from(iou);
-        let knots = || self.x.iter().copied().zip(self.y.iter().copied());
-        let (Some(first), Some(last)) = (knots().next(), knots().next_back()) else { return 0.0 };
-        if iou <= first.0 || iou.is_nan() {
-            return first.1;
-        }
-        knots()
-            .zip(knots().skip(1))
-            .find(|((_, _), (right, _))| iou <= *right)
-            .map_or(last.1, |((x0, y0), (x1, y1))| y0 + (y1 - y0) * (iou - x0) / (x1 - x0))
-    }
-
-    fn problem(&self) -> Option<&'static str> {
-        let rising = self.x.iter().zip(self.x.iter().skip(1)).all(|(a, b)| a < b);
-        let monotone = self.y.iter().zip(self.y.iter().skip(1)).all(|(a, b)| a <= b);
-        let within = self.y.iter().all(|y| (0.0..=1.0).contains(y));
-        let finite = self.x.iter().all(|x| x.is_finite());
-        if self.x.len() < 2 || self.x.len() != self.y.len() {
-            Some("x and y need the same number of knots, at least two")
-        } else if !rising || !finite {
-            Some("x must rise strictly")
-        } else if !monotone || !within {
-            Some("y must rise within 0..1")
-        } else {
-            None
-        }
-    }
 }
 
 /// The model files.
@@ -361,7 +321,7 @@ mod tests {
     #[test]
     fn the_embedded_manifest_is_read() {
         let manifest = Manifest::parse(TEXT).unwrap();
-        assert_eq!(manifest.title(), "sam2-nano 2.0.0");
+        assert_eq!(manifest.title(), "sam2-nano 2.1.0");
         assert_eq!((manifest.input_size, manifest.embed_channels, manifest.masks), (256, 128, 4));
         assert_eq!(manifest.selection, Selection::Mask0First);
         assert_eq!(manifest.intended_use, "demonstration");
@@ -386,9 +346,11 @@ mod tests {
             Case("name = \"sam2-nano\"", "name = \"a/../b\"", "name = \"a/../b\""),
             Case("\"sam2\"", "\"yolo\"", "architecture = \"yolo\""),
             Case("format = \"onnx\"", "format = \"plan\"", "[plan] table"),
-            Case("x = [0.0,", "x = [2.0,", "calibration: x must rise"),
-            Case("y = [0.0,", "y = [1.5,", "calibration: y must rise"),
-            Case("y = [0.0,", "y = [", "the same number of knots"),
+            Case("\nx = [0.0,", "\nx = [2.0,", "calibration: x must rise"),
+            Case("\ny = [0.0,", "\ny = [1.5,", "calibration: y must rise"),
+            Case("\ny = [0.0,", "\ny = [", "the same number of knots"),
+            Case("click = { x = [0.0,", "click = { x = [2.0,", "calibration: click: x must rise"),
+            Case("stability_delta = 0.25", "stability_delta = -1", "calibration: stability_delta"),
             Case("iou_tolerance = 0.02", "iou_tolerance = nan", "golden.iou_tolerance"),
             Case("area_tolerance = 0.02", "area_tolerance = 7", "golden.area_tolerance"),
             Case("points = [[84.0, 120.0, 1]]", "points = [[84.0, 120.0, 2]]", "golden.points"),
@@ -399,16 +361,5 @@ mod tests {
             let error = with(from, to).expect_err(to).to_string();
             assert!(error.contains(expected), "{to}: {error}");
         }
-    }
-
-    #[test]
-    fn calibration_is_linear_between_knots_and_flat_beyond() {
-        let curve = Calibration { x: vec![0.2, 0.6, 0.8], y: vec![0.1, 0.5, 0.9] };
-        for (iou, expected) in
-            [(0.0, 0.1), (0.2, 0.1), (0.4, 0.3), (0.7, 0.7), (0.8, 0.9), (1.0, 0.9)]
-        {
-            assert!((curve.confidence(iou) - expected).abs() < 1e-6, "{iou}");
-        }
-        assert_eq!(curve.confidence(f32::NAN), 0.1);
     }
 }

@@ -10,6 +10,7 @@
 //! It runs nothing. Whether the files say what they should is the self-test's question
 //! ([`golden`]); who may put a package where is the operator's.
 
+pub mod calibration;
 pub mod golden;
 pub mod import;
 pub mod manifest;
