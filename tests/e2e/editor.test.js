@@ -594,6 +594,51 @@ person('the overlay and the annotation say what they are, and name nobody', asyn
   for (const path of ['/sam2', '/embed', '/preview']) assert.doesNotMatch(JSON.stringify(await editor.asked(path)), /DOE/);
 });
 
+person('a DICOM Segmentation comes of the box, and holds what the canvas holds', async (editor) => {
+  const { page } = editor;
+  await editor.context('middle');
+  await editor.openFiles(await goldenCt());
+  await editor.prepared();
+  assert.equal(await page.isDisabled('#export-seg'), true);
+  await editor.click(LEFT_ELLIPSE);
+  await editor.answered();
+  await editor.click(RIGHT_ELLIPSE);
+  await editor.answered();
+  const { name, bytes } = await editor.download('#export-seg');
+  assert.equal(name, 'sam2d-middle-slice-001-segmentation.dcm');
+  assert.equal(bytes.toString('latin1', 128, 132), 'DICM');
+  assert.ok(bytes.includes('1.2.840.10008.5.1.4.1.1.66.4'), 'a Segmentation Storage object');
+  assert.ok(bytes.includes('1.2.826.0.1.3680043.10.1.1'), 'it refers to the slice it was made of');
+  assert.ok(/not for diagnostic use/i.test(bytes.toString('latin1')), 'and says what it is not for');
+  const held = await editor.mask();
+  assert.deepEqual(segmentBits(bytes, held.width * held.height), held.data);
+  // Segmented by two clicks, asked for by the same two.
+  const last = (await editor.asked('/sam2')).at(-1);
+  assert.match(String(last?.file), /bytes/, 'a file of its own goes with it, because the object needs its header');
+  assert.equal(JSON.parse(String(last?.click_points)).length, 2);
+
+  await editor.tool('brush');
+  await editor.click(NOWHERE);
+  assert.equal(await page.isDisabled('#export-seg'), true);
+  assert.match(String(await page.textContent('#export-seg-why')), /changed by hand/);
+  await page.keyboard.press('Control+z');
+  assert.equal(await page.isDisabled('#export-seg'), false);
+});
+
+/**
+ * The one frame of a Segmentation: a bit a pixel, the first one lowest.
+ * @param {Buffer} bytes
+ * @param {number} count
+ */
+function segmentBits(bytes, count) {
+  const at = bytes.lastIndexOf(Buffer.from([0xe0, 0x7f, 0x10, 0x00]));
+  assert.match(bytes.toString('latin1', at + 4, at + 6), /^O[BW]$/);
+  const length = bytes.readUInt32LE(at + 8);
+  assert.ok(length * 8 >= count && length * 8 < count + 16, `one frame: ${length} bytes`);
+  const packed = bytes.subarray(at + 12, at + 12 + length);
+  return Uint8Array.from({ length: count }, (_, i) => (packed[i >> 3] >> (i & 7)) & 1);
+}
+
 person('the page loads from the box alone, keeps no cookie, and leaves nothing of a picture behind', async (editor) => {
   const { page } = editor;
   await editor.openFiles(goldenPng());
