@@ -72,20 +72,45 @@ impl fmt::Debug for Clock {
 
 /// A moment as the cache sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Now {
+pub struct Now {
     /// Guarded time, milliseconds since 1970.
-    pub(super) ms: u64,
+    pub ms: u64,
     /// What the wall clock says, right or wrong.
-    pub(super) wall: SystemTime,
+    pub wall: SystemTime,
     /// See the module's head.
-    pub(super) settled: bool,
+    pub settled: bool,
 }
 
-/// The guarded clock.
-#[derive(Debug)]
-pub(super) struct Guard {
+impl Now {
+    /// What was made then is too old, or from a future that no right clock can have been in.
+    #[must_use]
+    pub fn is_over(&self, created_ms: u64, lifetime: Duration) -> bool {
+        let slack_ms = u64::try_from(SLACK.as_millis()).unwrap_or(0);
+        if created_ms > self.ms.saturating_add(slack_ms) {
+            return self.settled;
+        }
+        self.age(created_ms) >= lifetime
+    }
+
+    /// How old what was made then is.
+    #[must_use]
+    pub fn age(&self, created_ms: u64) -> Duration {
+        Duration::from_millis(self.ms.saturating_sub(created_ms))
+    }
+
+    /// When what was made then is over: on the wall clock, since that is what others compare with.
+    #[must_use]
+    pub fn expiry(&self, created_ms: u64, lifetime: Duration) -> SystemTime {
+        let left = lifetime.saturating_sub(self.age(created_ms));
+        self.wall.checked_add(left).unwrap_or(self.wall)
+    }
+}
+
+/// The guarded clock; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Guard {
     clock: Clock,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,11 +125,13 @@ struct State {
 }
 
 impl Guard {
-    pub(super) fn new(clock: Clock) -> Self {
+    /// A clock that is settled when the machine has been up for long enough.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
         let last = clock.read();
         let state =
             State { believed_ms: 0, believed_at: last.uptime, last, jumped_at: Duration::ZERO };
-        Self { clock, state: Mutex::new(state) }
+        Self { clock, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Some time known to have passed: kept by an earlier run, or an entry's creation. Believed only
@@ -118,7 +145,9 @@ impl Guard {
         }
     }
 
-    pub(super) fn now(&self) -> Now {
+    /// The time as far as it can be believed.
+    #[must_use]
+    pub fn now(&self) -> Now {
         let mut state = locked(&self.state);
         // Read under the lock: readings must not overtake each other.
         let read = self.clock.read();
@@ -135,7 +164,7 @@ impl Guard {
 
     /// What to keep for the next run.
     pub(super) fn believed_ms(&self) -> u64 {
-        self.now();
+        let _ = self.now();
         locked(&self.state).believed_now()
     }
 }
@@ -253,7 +282,7 @@ mod tests {
     fn a_jump_back_doesn_t_turn_time_back_until_it_has_lasted() {
         let hands = Hands::new(TODAY_MS, DAY);
         let guard = Guard::new(hands.clock());
-        guard.now();
+        let _ = guard.now();
         hands.set_back(DAY);
         hands.pass(MINUTE);
         assert_eq!(guard.now().ms, TODAY_MS + in_ms(MINUTE));

@@ -89,6 +89,12 @@ impl Entry {
         self.created
     }
 
+    /// When it was made, by the guarded clock: milliseconds since 1970.
+    #[must_use]
+    pub fn created_ms(&self) -> u64 {
+        self.checked.created_ms
+    }
+
     /// When it stops being an answer; a hit doesn't move it.
     #[must_use]
     pub fn expires(&self) -> SystemTime {

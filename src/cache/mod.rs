@@ -31,13 +31,14 @@ mod tests;
 pub mod tools;
 mod writer;
 
-pub use clock::{Clock, Reading};
+pub use clock::{Clock, Guard as GuardedClock, Now, Reading};
 pub use entry::{ALIGN, Bad, Content, Entry, MAX_METADATA, MAX_SECTIONS};
 pub use options::{OpenError, Options, PutError};
 pub use stats::{KindStats, Stats};
 
 use crate::domain::key::Sum;
 use shared::Shared;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use store::Access;
 use writer::Job;
@@ -165,6 +166,18 @@ impl Cache {
         self.shared.keeps(kind)
     }
 
+    /// The clock by which entries age, for what its user keeps in memory.
+    #[must_use]
+    pub fn clock(&self) -> GuardedClock {
+        self.shared.clock.clone()
+    }
+
+    /// The folder in use; `None` when there is none (any more).
+    #[must_use]
+    pub fn folder(&self) -> Option<std::path::PathBuf> {
+        self.shared.store().map(|store| store.path().to_owned())
+    }
+
     /// Numbers for health, metrics and `cache stat`.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -178,6 +191,7 @@ impl Cache {
         let listed = self.list(&mut |listed| {
             let cause = stats::Cause::Purged;
             purged += u64::from(self.shared.discard(listed.kind, &listed.key, None, cause));
+            ControlFlow::Continue(())
         });
         if let Err(error) = listed {
             self.shared.trouble.fault(&format!("the folder can't be listed: {error}"));

@@ -1,6 +1,6 @@
 //! What all handles and threads of one cache share, and the way of an entry in and out.
 
-use super::clock::{Clock, Guard, Now, SLACK};
+use super::clock::{Clock, Guard, Now};
 use super::entry::{self, Bad, Checked, Entry};
 use super::index::{Index, Known};
 use super::memory::ByteLru;
@@ -142,14 +142,13 @@ impl Shared {
         self.generation.load(Ordering::SeqCst)
     }
 
+    fn lifetime(&self) -> Duration {
+        Duration::from_secs(u64::from(self.options.lifetime_hours) * 3600)
+    }
+
     /// Creation times that are too old, or that no right clock can have given.
     pub(super) fn is_dead(&self, created_ms: u64, now: Now) -> bool {
-        let lifetime = Duration::from_secs(u64::from(self.options.lifetime_hours) * 3600);
-        let slack_ms = u64::try_from(SLACK.as_millis()).unwrap_or(0);
-        if created_ms > now.ms.saturating_add(slack_ms) {
-            return now.settled;
-        }
-        Duration::from_millis(now.ms.saturating_sub(created_ms)) >= lifetime
+        now.is_over(created_ms, self.lifetime())
     }
 
     /// The entry that these bytes are, unless they are too old.
@@ -157,11 +156,9 @@ impl Shared {
         if self.is_dead(checked.created_ms, now) {
             return None;
         }
-        // On the wall clock, since that is what others will compare it with.
-        let age = Duration::from_millis(now.ms.saturating_sub(checked.created_ms));
-        let lifetime = Duration::from_secs(u64::from(self.options.lifetime_hours) * 3600);
-        let created = now.wall.checked_sub(age)?;
-        Some(Entry::new(Arc::clone(checked), created, created.checked_add(lifetime)?))
+        let created = now.wall.checked_sub(now.age(checked.created_ms))?;
+        let expires = now.expiry(checked.created_ms, self.lifetime());
+        Some(Entry::new(Arc::clone(checked), created, expires))
     }
 
     /// From memory, the queue or the disk.

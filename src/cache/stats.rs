@@ -1,12 +1,13 @@
 //! What the cache counts, and how it says once that the disk fails it.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::locked;
 
 /// What the cache has done since it was opened, and holds now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Stats {
     /// In the order of [`super::Kind::ALL`].
     pub kinds: [KindStats; 3],
@@ -27,7 +28,7 @@ pub struct Stats {
 }
 
 /// One kind's share.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct KindStats {
     /// Entries on disk.
     pub entries: u64,

@@ -180,6 +180,11 @@ impl Store {
         Ok(Some(Self { path: path.into(), root, lock, tmp, kinds }))
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The folder of one kind, to scan it.
     pub(super) fn kind(&self, kind: Kind) -> BorrowedFd<'_> {
         let [answer, embedding, slice] = &self.kinds;

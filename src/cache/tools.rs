@@ -13,6 +13,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+/// Is shown entries; breaks off when it has seen enough.
+pub type Visit<'a> = &'a mut dyn FnMut(Listed) -> ControlFlow<()>;
+/// Asked between two entries whether anyone still waits for the result.
+pub type GoOn<'a> = &'a dyn Fn() -> ControlFlow<()>;
+
 /// An entry as the folder's listing shows it; nothing of it has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -56,20 +61,20 @@ impl Folder {
         Ok(Store::open_existing(path)?.map(|store| Self { store }))
     }
 
-    /// Shows every entry to `visit`.
+    /// Shows every entry to `visit`, until it breaks off.
     ///
     /// # Errors
     /// When the folder can't be listed.
-    pub fn list(&self, visit: &mut dyn FnMut(Listed)) -> io::Result<()> {
+    pub fn list(&self, visit: Visit<'_>) -> io::Result<()> {
         list(&self.store, visit)
     }
 
-    /// Reads every entry, deletes what is damaged.
+    /// Reads every entry, deletes what is damaged; ends early when `go_on` breaks off.
     ///
     /// # Errors
     /// When the folder can't be listed.
-    pub fn verify(&self) -> io::Result<Verified> {
-        verify(&self.store, &mut |kind, key, id, _| {
+    pub fn verify(&self, go_on: GoOn<'_>) -> io::Result<Verified> {
+        verify(&self.store, go_on, &mut |kind, key, id, _| {
             let _ = self.store.remove(kind, key, Some(id));
         })
     }
@@ -80,50 +85,67 @@ impl Folder {
     /// When the folder can't be listed or an entry can't be deleted; the others are deleted.
     pub fn purge(&self) -> io::Result<u64> {
         let (mut purged, mut refused) = (0, None);
-        list(&self.store, &mut |listed| match self.store.remove(listed.kind, &listed.key, None) {
-            Ok(removed) => purged += u64::from(removed),
-            Err(error) => refused = Some(error),
+        list(&self.store, &mut |listed| {
+            match self.store.remove(listed.kind, &listed.key, None) {
+                Ok(removed) => purged += u64::from(removed),
+                Err(error) => refused = Some(error),
+            }
+            ControlFlow::Continue(())
         })?;
         refused.map_or(Ok(purged), Err)
     }
 }
 
 impl Cache {
-    /// Shows every entry on the disk to `visit`.
+    /// Shows every entry on the disk to `visit`, until it breaks off.
     ///
     /// # Errors
     /// When the folder can't be listed.
-    pub fn list(&self, visit: &mut dyn FnMut(Listed)) -> io::Result<()> {
+    pub fn list(&self, visit: Visit<'_>) -> io::Result<()> {
         self.shared.store().map_or(Ok(()), |store| list(&store, visit))
     }
 
-    /// Reads every entry on the disk, deletes what is damaged.
+    /// Reads every entry on the disk, deletes what is damaged; ends early when `go_on` breaks off.
     ///
     /// # Errors
     /// When the folder can't be listed.
-    pub fn verify(&self) -> io::Result<Verified> {
+    pub fn verify(&self, go_on: GoOn<'_>) -> io::Result<Verified> {
         let Some(store) = self.shared.store() else { return Ok(Verified::default()) };
-        verify(&store, &mut |kind, key, id, bad| self.shared.bad(kind, key, Some(id), bad))
+        verify(&store, go_on, &mut |kind, key, id, bad| self.shared.bad(kind, key, Some(id), bad))
     }
 }
 
-fn list(store: &Store, visit: &mut dyn FnMut(Listed)) -> io::Result<()> {
+fn list(store: &Store, visit: Visit<'_>) -> io::Result<()> {
+    let mut flow = ControlFlow::Continue(());
     for kind in Kind::ALL {
         scan::walk(store, kind, &mut |item| {
             if let Item::Entry(found) = item {
-                visit(listed(kind, found));
+                flow = visit(listed(kind, found));
             }
-            ControlFlow::Continue(())
+            flow
         })?;
+        if flow.is_break() {
+            break;
+        }
     }
     Ok(())
 }
 
-fn verify(store: &Store, remove: &mut dyn FnMut(Kind, &Sum, FileId, Bad)) -> io::Result<Verified> {
+fn verify(
+    store: &Store,
+    go_on: GoOn<'_>,
+    remove: &mut dyn FnMut(Kind, &Sum, FileId, Bad),
+) -> io::Result<Verified> {
     let mut verified = Verified::default();
     let mut keys = vec![];
-    list(store, &mut |listed| keys.push((listed.kind, listed.key)))?;
+    list(store, &mut |listed| {
+        keys.push((listed.kind, listed.key));
+        go_on()
+    })?;
     for (kind, key) in keys {
+        if go_on().is_break() {
+            break;
+        }
         let found = match store.read(kind, &key, Access::Read, u64::MAX) {
             Ok(Some(found)) => found,
             Ok(None) => continue,

@@ -9,6 +9,7 @@ use super::keys;
 use super::oneclick::BodyGrid;
 use super::record::{ImageRecord, SliceRecord};
 use super::request::{ImageDescription, ImageRequest, ImageSource, Timings, WindowSource};
+use super::store::Era;
 use crate::domain::identity::SegmentationSource;
 use crate::domain::key::{AliasKey, ImageKey};
 use crate::domain::mask::Mask;
@@ -26,6 +27,8 @@ pub(super) struct Resolved {
     pub(super) key: ImageKey,
     pub(super) record: Arc<ImageRecord>,
     pub(super) pixels: Pixels,
+    /// Since when it has been worked on.
+    pub(super) era: Era,
 }
 
 /// What there is to encode from.
@@ -82,11 +85,12 @@ impl Inner {
             let ImageSource::Bytes(bytes) = &request.source else {
                 return Err(ServiceError::NotDicom);
             };
+            let era = inner.store.era();
             let decoded = inner.decoder.decode_with_source(bytes, request.frame);
             let (slice, source) = decoded.map_err(decode_error)?;
             let source = source.ok_or(ServiceError::NotDicom)?;
             let alias = keys::alias(bytes, request.frame);
-            Ok((inner.decoded(&slice, alias, &request)?, source))
+            Ok((inner.decoded(era, &slice, alias, &request)?, source))
         })
         .await?;
         timings.decode = Some(started.elapsed());
@@ -94,6 +98,7 @@ impl Inner {
     }
 
     fn resolve_blocking(&self, request: &ImageRequest) -> Result<Resolved, ServiceError> {
+        let era = self.store.era();
         let bytes = match &request.source {
             ImageSource::Known(key) => return self.known(*key, request.frame, request.window),
             ImageSource::Inbox(name) => Bytes::from(self.inbox.read(name)?),
@@ -111,16 +116,18 @@ impl Inner {
                     key,
                     record,
                     pixels: Pixels::Bytes(bytes, request.frame, rendering),
+                    era,
                 });
             }
         }
         let slice = self.decode(&bytes, request.frame)?;
-        self.decoded(&slice, alias, request)
+        self.decoded(era, &slice, alias, request)
     }
 
     /// A slice just decoded: rendered, described, remembered.
     fn decoded(
         &self,
+        era: Era,
         slice: &Slice,
         alias: AliasKey,
         request: &ImageRequest,
@@ -142,9 +149,14 @@ impl Inner {
             body: body::body_mask(&levels, info.size)
                 .map_or_else(BodyGrid::nothing, |body| body_grid(&body)),
         };
-        self.store.put_slice(alias, SliceRecord { content, info });
-        self.store.put_image(key, record.clone());
-        Ok(Resolved { key, record: Arc::new(record), pixels: Pixels::Levels(Arc::new(levels)) })
+        self.store.put_slice(era, alias, SliceRecord { content, info });
+        self.store.put_image(era, key, record.clone());
+        Ok(Resolved {
+            key,
+            record: Arc::new(record),
+            pixels: Pixels::Levels(Arc::new(levels)),
+            era,
+        })
     }
 
     /// An `image:` reference: it names frame and window already, so neither may differ.
@@ -154,6 +166,7 @@ impl Inner {
         frame: Option<u32>,
         window: Option<Window>,
     ) -> Result<Resolved, ServiceError> {
+        let era = self.store.era();
         let record = self.store.image(key).ok_or(ServiceError::UnknownImage)?;
         if frame.is_some() {
             let text = "frame: an image: reference names its frame already; leave frame out";
@@ -167,7 +180,7 @@ impl Inner {
                         more to see it under another";
             return Err(ServiceError::Invalid(text.into()));
         }
-        Ok(Resolved { key, record: Arc::new(record), pixels: Pixels::Gone })
+        Ok(Resolved { key, record: Arc::new(record), pixels: Pixels::Gone, era })
     }
 
     /// Decodes in a child process; blocking.

@@ -50,7 +50,7 @@ use request::{
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use store::{Store, StoredAnswer};
+use store::{Era, Store, StoredAnswer};
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -217,9 +217,17 @@ impl Service {
         self.0.store.embeddings_bytes()
     }
 
-    /// Forgets what is in memory, device included.
-    pub fn clear_memory(&self) {
-        self.0.store.clear_memory();
+    /// Bytes of recent answers kept in memory.
+    #[must_use]
+    pub fn answers_bytes(&self) -> usize {
+        self.0.store.answers_bytes()
+    }
+
+    /// Forgets everything: memory, device and disk; what is under way is still answered, but not
+    /// kept. Returns the number of files removed; blocking.
+    #[must_use]
+    pub fn purge(&self) -> u64 {
+        self.0.store.purge()
     }
 
     /// Writes what still waits for the disk; blocking. For the end of a drain.
@@ -379,7 +387,7 @@ impl Inner {
         let side = job.engine.engine.input_size / 4;
         let confidence = found.as_ref().map_or(0.0, |found| found.confidence);
         let (inner, size, expires) = (Arc::clone(self), resolved.record.size, self.store.expiry());
-        let (key, image_type, prompt) = (job.key, job.image_type, job.prompt);
+        let (key, image_type, prompt, era) = (job.key, job.image_type, job.prompt, resolved.era);
         let started = Instant::now();
         let stored = blocking(move || {
             let clean = &inner.options.clean;
@@ -398,7 +406,7 @@ impl Inner {
                 None => render::nothing(&recipe, side),
             };
             let stored = Arc::new(stored);
-            inner.store.put_answer(&stored);
+            inner.store.put_answer(era, &stored);
             Ok::<_, ServiceError>(stored)
         })
         .await??;
@@ -419,10 +427,15 @@ impl Inner {
         if let Some(embedding) = self.store.embedding(key) {
             return Ok((embedding, true));
         }
-        let (inner, pixels, size) =
-            (Arc::clone(self), resolved.pixels.clone(), resolved.record.size);
-        let side = engine.engine.input_size;
-        let work = move |deadline| inner.encode(key, pixels, size, side, deadline);
+        let inner = Arc::clone(self);
+        let job = EncodeJob {
+            key,
+            pixels: resolved.pixels.clone(),
+            size: resolved.record.size,
+            side: engine.engine.input_size,
+            era: resolved.era,
+        };
+        let work = move |deadline| inner.encode(job, deadline);
         let (outcome, started) = self.encodes.join(key, deadline, work).await;
         let Encoded { embedding, took } = outcome?;
         let Some((queue, encode)) = took.filter(|_| started) else { return Ok((embedding, true)) };
@@ -433,17 +446,16 @@ impl Inner {
 
     async fn encode(
         self: Arc<Self>,
-        key: EmbeddingKey,
-        pixels: Pixels,
-        size: Size,
-        side: usize,
+        job: EncodeJob,
         deadline: Deadline,
     ) -> Result<Encoded, ServiceError> {
+        let EncodeJob { key, pixels, size, side, era } = job;
         let inner = Arc::clone(&self);
-        if let Some(kept) = blocking(move || inner.store.embedding_on_disk(key)).await? {
+        let kept = blocking(move || inner.store.embedding_on_disk(key)).await?;
+        if let Some((kept, created_ms)) = kept {
             // One that no longer fits the engine is a miss, not an error.
             if let Ok(embedding) = self.engine.upload(kept, Class::Cold, deadline.clone()).await {
-                self.store.put_embedding(key, &embedding);
+                self.store.put_embedding(era, key, &embedding, Some(created_ms));
                 return Ok(Encoded { embedding, took: None });
             }
         }
@@ -456,13 +468,14 @@ impl Inner {
         })
         .await??;
         let done = self.engine.encode(tensor, Class::Cold, deadline).await?;
-        self.store.put_embedding(key, &done.embedding);
+        self.store.put_embedding(era, key, &done.embedding, None);
         if self.store.keeps_embeddings() {
             let (inner, embedding) = (Arc::clone(&self), done.embedding.clone());
             tokio::spawn(async move {
                 match inner.engine.download(embedding, Instant::now() + KEEPING).await {
                     Ok(host) => {
-                        let _ = blocking(move || inner.store.write_embedding(key, &host)).await;
+                        let _ =
+                            blocking(move || inner.store.write_embedding(era, key, &host)).await;
                     }
                     Err(error) => tracing::debug!(%error, "an embedding was not kept on disk"),
                 }
@@ -641,6 +654,15 @@ struct Job<'a> {
     profile: &'a Profile,
     key: AnswerKey,
     deadline: Instant,
+}
+
+/// A miss on its way to an embedding.
+struct EncodeJob {
+    key: EmbeddingKey,
+    pixels: Pixels,
+    size: Size,
+    side: usize,
+    era: Era,
 }
 
 /// How long an embedding may wait to be copied for the disk: everything else goes first.

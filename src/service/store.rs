@@ -5,18 +5,28 @@
 //!
 //! Invariants:
 //! 1. What was just put can be read back at once, from memory, before it is on disk.
-//! 2. Nothing is served after its day, memory or disk: an entry's age counts from its creation.
+//! 2. Nothing is served after its day, memory or disk: an entry's age counts from its creation, by
+//!    the cache's guarded clock, so that a wall clock that jumps neither ends nor prolongs it.
+//! 3. What was under way when everything was purged is not kept: whoever puts says since when it
+//!    has been at it ([`Era`]).
 
 use super::options::Options;
 use super::record::{AnswerRecord, ImageRecord, SliceRecord};
 use super::request::Answer;
 use crate::cache::memory::ByteLru;
-use crate::cache::{Cache, Content, Entry, Kind};
+use crate::cache::{Cache, Clock, Content, Entry, GuardedClock, Kind};
 use crate::domain::key::{AliasKey, AnswerKey, EmbeddingKey, ImageKey, Sum};
 use crate::domain::slice::Size;
 use crate::domain::tensor::{Embedding, HostEmbedding, MaskInput};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use half::f16;
+use half::slice::HalfFloatSliceExt as _;
+use half::vec::HalfFloatVecExt as _;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
+
+/// Metadata of an embedding's entry: says what its sections are. Another (or none) is a miss.
+const EMBEDDING_FORM: &[u8] = b"f16";
 
 /// An answer and what refining it needs.
 #[derive(Clone)]
@@ -27,23 +37,35 @@ pub(super) struct StoredAnswer {
     pub(super) logits: MaskInput,
 }
 
+/// The time between two purges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Era(u64);
+
+/// In memory, with the time of its creation.
+type Kept<K, V> = Mutex<ByteLru<K, (V, u64)>>;
+
 /// Memory in front, disk behind.
 pub(super) struct Store {
     disk: Option<Cache>,
+    clock: GuardedClock,
     lifetime: Duration,
-    answers: Mutex<ByteLru<AnswerKey, Arc<StoredAnswer>>>,
-    slices: Mutex<ByteLru<AliasKey, SliceRecord>>,
-    images: Mutex<ByteLru<ImageKey, (ImageRecord, SystemTime)>>,
-    embeddings: Mutex<ByteLru<EmbeddingKey, (Embedding, SystemTime)>>,
+    era: RwLock<u64>,
+    answers: Kept<AnswerKey, Arc<StoredAnswer>>,
+    slices: Kept<AliasKey, SliceRecord>,
+    images: Kept<ImageKey, ImageRecord>,
+    embeddings: Kept<EmbeddingKey, Embedding>,
 }
 
 impl Store {
     /// `disk` is `None` where no folder can be written or the cache is switched off.
     pub(super) fn new(options: &Options, disk: Option<Cache>, lifetime: Duration) -> Self {
         let budget = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let own_clock = || GuardedClock::new(Clock::system());
         Self {
+            clock: disk.as_ref().map_or_else(own_clock, Cache::clock),
             disk,
             lifetime,
+            era: RwLock::new(0),
             answers: Mutex::new(ByteLru::new(budget(options.recent_answers_bytes))),
             slices: Mutex::new(ByteLru::new(budget(options.known_images_bytes))),
             images: Mutex::new(ByteLru::new(budget(options.known_images_bytes))),
@@ -59,53 +81,79 @@ impl Store {
         self.disk.as_ref()
     }
 
+    /// To be asked for before the work whose result is put.
+    pub(super) fn era(&self) -> Era {
+        Era(*self.era.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Still that era; no purge begins while this is held.
+    fn within(&self, era: Era) -> Option<RwLockReadGuard<'_, u64>> {
+        let now = self.era.read().unwrap_or_else(PoisonError::into_inner);
+        (*now == era.0).then_some(now)
+    }
+
     /// What parsing these bytes gave; blocking.
     pub(super) fn slice(&self, key: AliasKey) -> Option<SliceRecord> {
-        if let Some(record) = lock(&self.slices).get(&key) {
-            return Some(record.clone());
+        let era = self.era();
+        if let Some(record) = self.kept(&self.slices, &key) {
+            return Some(record);
         }
         let entry = self.disk.as_ref()?.get(Kind::Slice, &key.0)?;
         let record = SliceRecord::from_bytes(&entry.metadata())?;
-        lock(&self.slices).put(key, record.clone(), entry.metadata().len() + 256);
+        let value = (record.clone(), entry.created_ms());
+        self.keep(era, &self.slices, key, value, entry.metadata().len() + 256);
         Some(record)
     }
 
-    pub(super) fn put_slice(&self, key: AliasKey, record: SliceRecord) {
+    pub(super) fn put_slice(&self, era: Era, key: AliasKey, record: SliceRecord) {
         let bytes = record.to_bytes();
-        lock(&self.slices).put(key, record, bytes.len() + 256);
-        self.write(Kind::Slice, key.0, &bytes, &[]);
+        let value = (record, self.clock.now().ms);
+        self.keep(era, &self.slices, key, value, bytes.len() + 256);
+        self.write(era, Kind::Slice, key.0, &bytes, &[]);
     }
 
     /// An image that a reference names; blocking.
     pub(super) fn image(&self, key: ImageKey) -> Option<ImageRecord> {
-        if let Some((record, expires)) = lock(&self.images).get(&key) {
-            return (SystemTime::now() < *expires).then(|| record.clone());
+        let era = self.era();
+        if let Some(record) = self.kept(&self.images, &key) {
+            return Some(record);
         }
         let entry = self.disk.as_ref()?.get(Kind::Slice, &key.0)?;
         let record = ImageRecord::from_bytes(&entry.metadata())?;
-        let bytes = entry.metadata().len() + 256;
-        lock(&self.images).put(key, (record.clone(), entry.expires()), bytes);
+        let value = (record.clone(), entry.created_ms());
+        self.keep(era, &self.images, key, value, entry.metadata().len() + 256);
         Some(record)
     }
 
-    pub(super) fn put_image(&self, key: ImageKey, record: ImageRecord) {
+    pub(super) fn put_image(&self, era: Era, key: ImageKey, record: ImageRecord) {
         let bytes = record.to_bytes();
-        let expires = SystemTime::now() + self.lifetime;
-        lock(&self.images).put(key, (record, expires), bytes.len() + 256);
-        self.write(Kind::Slice, key.0, &bytes, &[]);
+        let value = (record, self.clock.now().ms);
+        self.keep(era, &self.images, key, value, bytes.len() + 256);
+        self.write(era, Kind::Slice, key.0, &bytes, &[]);
     }
 
     /// A finished answer; blocking.
     pub(super) fn answer(&self, key: AnswerKey) -> Option<Arc<StoredAnswer>> {
-        if let Some(stored) = lock(&self.answers).get(&key) {
-            return (SystemTime::now() < stored.answer.expires).then(|| Arc::clone(stored));
+        let now = self.clock.now();
+        if let Some((stored, created_ms)) = lock(&self.answers).get(&key) {
+            if now.is_over(*created_ms, self.lifetime) {
+                return None;
+            }
+            let expires = now.expiry(*created_ms, self.lifetime);
+            let off = expires.duration_since(stored.answer.expires);
+            // Only a clock that was set makes a difference; then clients are told by the new one.
+            if off.unwrap_or_else(|error| error.duration()) < Duration::from_secs(1) {
+                return Some(Arc::clone(stored));
+            }
+            let answer = Answer { expires, ..stored.answer.clone() };
+            return Some(Arc::new(StoredAnswer { answer, ..StoredAnswer::clone(stored) }));
         }
         let entry = self.disk.as_ref()?.get(Kind::Answer, &key.0)?;
         stored_answer(key, &entry).map(Arc::new)
     }
 
     /// Keeps an answer in memory and, a little later, on disk.
-    pub(super) fn put_answer(&self, stored: &Arc<StoredAnswer>) {
+    pub(super) fn put_answer(&self, era: Era, stored: &Arc<StoredAnswer>) {
         let answer = &stored.answer;
         let record = AnswerRecord::new(
             stored.size,
@@ -114,47 +162,56 @@ impl Store {
             answer.annotation.as_ref(),
             &answer.warnings,
         );
-        let logits: Vec<half::f16> =
-            stored.logits.iter().map(|&l| half::f16::from_f32(l)).collect();
+        let logits = f16_vec(&stored.logits);
         let metadata = record.to_bytes();
         let bytes = answer.png.len() + answer.png_base64.len() + stored.logits.len() * 4;
-        lock(&self.answers).put(answer.key, Arc::clone(stored), bytes + metadata.len() + 256);
+        let value = (Arc::clone(stored), self.clock.now().ms);
+        self.keep(era, &self.answers, answer.key, value, bytes + metadata.len() + 256);
         let sections = [&*answer.png, &*answer.png_base64, bytemuck::cast_slice(&logits)];
-        self.write(Kind::Answer, answer.key.0, &metadata, &sections);
+        self.write(era, Kind::Answer, answer.key.0, &metadata, &sections);
     }
 
     /// When something put now expires.
     pub(super) fn expiry(&self) -> SystemTime {
-        SystemTime::now() + self.lifetime
+        let now = self.clock.now();
+        now.expiry(now.ms, self.lifetime)
     }
 
     /// An embedding that is at hand.
     pub(super) fn embedding(&self, key: EmbeddingKey) -> Option<Embedding> {
-        let mut embeddings = lock(&self.embeddings);
-        let (embedding, expires) = embeddings.get(&key)?;
-        (SystemTime::now() < *expires).then(|| embedding.clone())
+        self.kept(&self.embeddings, &key)
     }
 
-    /// An embedding on disk; blocking.
-    pub(super) fn embedding_on_disk(&self, key: EmbeddingKey) -> Option<HostEmbedding> {
+    /// An embedding on disk and when it was made; blocking.
+    pub(super) fn embedding_on_disk(&self, key: EmbeddingKey) -> Option<(HostEmbedding, u64)> {
         let entry = self.disk.as_ref()?.get(Kind::Embedding, &key.0)?;
+        if entry.metadata() != EMBEDDING_FORM {
+            return None;
+        }
         let tensor = |index| -> Option<Vec<f32>> {
             let section = entry.section(index)?;
-            Some(bytemuck::try_cast_slice(&section).ok()?.to_vec())
+            let halves: &[f16] = bytemuck::try_cast_slice(&section).ok()?;
+            Some(halves.to_f32_vec())
         };
-        Some(HostEmbedding {
+        let host = HostEmbedding {
             high_res_feats_0: tensor(0)?,
             high_res_feats_1: tensor(1)?,
             image_embed: tensor(2)?,
-        })
+        };
+        Some((host, entry.created_ms()))
     }
 
-    /// Keeps an embedding where it is; what it pushes out is freed here, outside the lock.
-    pub(super) fn put_embedding(&self, key: EmbeddingKey, embedding: &Embedding) {
-        let bytes = embedding.bytes();
-        let value = (embedding.clone(), self.expiry());
-        let out = lock(&self.embeddings).put(key, value, bytes);
-        drop(out);
+    /// Keeps an embedding where it is. `created_ms` is `None` for one that was made now.
+    pub(super) fn put_embedding(
+        &self,
+        era: Era,
+        key: EmbeddingKey,
+        embedding: &Embedding,
+        created_ms: Option<u64>,
+    ) {
+        let created_ms = created_ms.unwrap_or_else(|| self.clock.now().ms);
+        let value = (embedding.clone(), created_ms);
+        self.keep(era, &self.embeddings, key, value, embedding.bytes());
     }
 
     /// Whether embeddings are kept on disk.
@@ -162,21 +219,34 @@ impl Store {
         self.disk.as_ref().is_some_and(|disk| disk.keeps(Kind::Embedding))
     }
 
-    pub(super) fn write_embedding(&self, key: EmbeddingKey, embedding: &HostEmbedding) {
-        let sections = [
-            bytemuck::cast_slice(&embedding.high_res_feats_0),
-            bytemuck::cast_slice(&embedding.high_res_feats_1),
-            bytemuck::cast_slice(&embedding.image_embed),
-        ];
-        self.write(Kind::Embedding, key.0, &[], &sections);
+    /// To the disk, in half precision: half the flash worn and half the bytes read, for masks that
+    /// differ by less than the measured 0.5 % of their pixels (`docs/cache-format.md`).
+    pub(super) fn write_embedding(&self, era: Era, key: EmbeddingKey, embedding: &HostEmbedding) {
+        let HostEmbedding { high_res_feats_0, high_res_feats_1, image_embed } = embedding;
+        let halves = [high_res_feats_0, high_res_feats_1, image_embed].map(|t| f16_vec(t));
+        if halves.iter().flatten().any(|half| !half.is_finite()) {
+            tracing::debug!("an embedding is beyond half precision: not kept on disk");
+            return;
+        }
+        let sections = halves.each_ref().map(|half| bytemuck::cast_slice(half));
+        self.write(era, Kind::Embedding, key.0, EMBEDDING_FORM, &sections);
     }
 
-    /// Forgets everything, memory and device; the disk is the caller's.
-    pub(super) fn clear_memory(&self) {
+    /// Forgets everything: memory, device, disk; what is under way won't be kept. Returns the number
+    /// of files removed; blocking.
+    pub(super) fn purge(&self) -> u64 {
+        // Whoever puts something holds this for reading meanwhile: after it, nothing old comes in.
+        *self.era.write().unwrap_or_else(PoisonError::into_inner) += 1;
         lock(&self.answers).clear();
         lock(&self.slices).clear();
         lock(&self.images).clear();
         lock(&self.embeddings).clear();
+        self.disk.as_ref().map_or(0, Cache::purge)
+    }
+
+    /// Bytes of answers in memory.
+    pub(super) fn answers_bytes(&self) -> usize {
+        lock(&self.answers).bytes()
     }
 
     /// Bytes of embeddings in memory.
@@ -191,7 +261,30 @@ impl Store {
         }
     }
 
-    fn write(&self, kind: Kind, key: Sum, metadata: &[u8], sections: &[&[u8]]) {
+    /// From memory, unless its day is over.
+    fn kept<K: Eq + Hash, V: Clone>(&self, values: &Kept<K, V>, key: &K) -> Option<V> {
+        let now = self.clock.now();
+        let mut values = lock(values);
+        let (value, created_ms) = values.get(key)?;
+        (!now.is_over(*created_ms, self.lifetime)).then(|| value.clone())
+    }
+
+    /// Into memory; what it pushes out is freed here, outside the lock.
+    fn keep<K: Eq + Hash, V>(
+        &self,
+        era: Era,
+        values: &Kept<K, V>,
+        key: K,
+        value: (V, u64),
+        bytes: usize,
+    ) {
+        let Some(_no_purge) = self.within(era) else { return };
+        let out = lock(values).put(key, value, bytes);
+        drop(out);
+    }
+
+    fn write(&self, era: Era, kind: Kind, key: Sum, metadata: &[u8], sections: &[&[u8]]) {
+        let Some(_no_purge) = self.within(era) else { return };
         if let Some(disk) = &self.disk {
             // The cache counts its faults and logs each once; a lost write is no one else's concern.
             let _ = disk.put_soon(kind, &key, Content { metadata, sections });
@@ -202,10 +295,10 @@ impl Store {
 fn stored_answer(key: AnswerKey, entry: &Entry) -> Option<StoredAnswer> {
     let record = AnswerRecord::from_bytes(&entry.metadata())?;
     let logits = entry.section(2)?;
-    let logits: &[half::f16] = bytemuck::try_cast_slice(&logits).ok()?;
+    let logits: &[f16] = bytemuck::try_cast_slice(&logits).ok()?;
     Some(StoredAnswer {
         size: record.size(),
-        logits: logits.iter().map(|l| l.to_f32()).collect(),
+        logits: logits.to_f32_vec().into(),
         answer: Answer {
             key,
             png: entry.section(0)?,
@@ -219,6 +312,13 @@ fn stored_answer(key: AnswerKey, entry: &Entry) -> Option<StoredAnswer> {
     })
 }
 
+fn f16_vec(values: &[f32]) -> Vec<f16> {
+    Vec::from_f32_slice(values)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

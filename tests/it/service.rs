@@ -210,7 +210,7 @@ async fn an_image_id_names_frame_and_window_and_is_unknown_when_all_is_gone() {
     assert!(matches!(service.segment(windowed).await, Err(ServiceError::Invalid(_))));
     let unknown = by_id(ImageKey(Sum::of(b"nothing")), 48.0);
     assert!(matches!(service.segment(unknown).await, Err(ServiceError::UnknownImage)));
-    service.clear_memory();
+    assert_eq!(service.purge(), 0, "there is no disk here");
     assert!(matches!(service.segment(by_id(key, 48.0)).await, Err(ServiceError::UnknownImage)));
 }
 
@@ -396,4 +396,31 @@ async fn the_inbox_is_read_by_name() {
     };
     assert_eq!(service.segment(named("a.png")).await.unwrap().image.size.width, 96);
     assert!(matches!(service.segment(named("../a.png")).await, Err(ServiceError::Invalid(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_while_the_encoder_runs_leaves_the_answer_to_its_caller_and_to_no_one_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let orders = Arc::new(Orders::default());
+    let told = Arc::clone(&orders);
+    let setup = Setup { cache: Some(folder.path()), ..Setup::default() };
+    let service = service(setup, move || load_obedient(&told)).await;
+    orders.encode_ms.store(400, Ordering::SeqCst);
+    let png = disc_png(96, 80);
+    let (asking, request) = (service.clone(), one_click(&png, 48.0, 40.0));
+    let under_way = tokio::spawn(async move { asking.segment(request).await });
+    let until = Instant::now() + Duration::from_secs(10);
+    while service.engine().vitals().busy.is_none() {
+        assert!(Instant::now() < until, "the encoder does not start");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let purging = service.clone();
+    tokio::task::spawn_blocking(move || purging.purge()).await.unwrap();
+    let answered = under_way.await.unwrap().unwrap();
+    assert!(answered.answer.bounding_box.is_some());
+    assert_eq!(service.embeddings_bytes() + service.answers_bytes(), 0);
+    let again = service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+    assert!(!again.cached && !again.embedding_cached);
+    let kinds = service.cache().unwrap().stats().kinds;
+    assert_eq!(kinds[0].bad + kinds[0].evicted, 0);
 }

@@ -177,7 +177,7 @@ fn reading_an_entry_is_not_a_use_by_itself() {
     let bench = Bench::on_disk_only();
     let cache = bench.open();
     put(&cache, Kind::Slice, 1, 10);
-    cache.verify().unwrap();
+    cache.verify(&|| ControlFlow::Continue(())).unwrap();
     let used = fs::metadata(bench.file(Kind::Slice, &key(1))).unwrap().accessed().unwrap();
     assert_eq!(used, SystemTime::UNIX_EPOCH + Duration::from_millis(NOW_MS));
 }

@@ -51,7 +51,12 @@ fn a_list_shows_every_entry_and_reads_none() {
     let folder = Folder::open(&bench.root()).unwrap().unwrap();
     let _off = faults::on(|op| panic!("{}", faults::name(op)));
     let mut listed = vec![];
-    folder.list(&mut |entry| listed.push(entry)).unwrap();
+    folder
+        .list(&mut |entry| {
+            listed.push(entry);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
     let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
     assert_eq!(listed.len(), 2);
     assert_eq!((listed[0].kind, listed[0].key, listed[0].bytes), (Kind::Answer, key(1), 4160));
@@ -69,10 +74,14 @@ fn verify_deletes_what_is_damaged_and_names_it() {
         }
         rewrite(&bench.file(Kind::Answer, &key(2)), |bytes| bytes.truncate(4099));
         let verified = if live {
-            cache.verify().unwrap()
+            cache.verify(&|| ControlFlow::Continue(())).unwrap()
         } else {
             drop(cache);
-            Folder::open(&bench.root()).unwrap().unwrap().verify().unwrap()
+            Folder::open(&bench.root())
+                .unwrap()
+                .unwrap()
+                .verify(&|| ControlFlow::Continue(()))
+                .unwrap()
         };
         assert_eq!((verified.sound, verified.bytes), (3, 3 * 4160));
         assert_eq!(verified.bad, [(Kind::Answer, key(2), Bad::Length)]);
