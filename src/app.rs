@@ -7,6 +7,7 @@
 
 use crate::access::keeper::Keeper;
 use crate::cache::{Cache, Clock};
+use crate::cli::cache::CacheArgs;
 use crate::cli::doctor::{DoctorArgs, Elsewhere, Level};
 use crate::cli::{
     engine::EngineCommand, health::HealthArgs, segment::SegmentArgs, token::TokenArgs,
@@ -20,12 +21,13 @@ use crate::imaging::overlay;
 use crate::service::loader::{self, Reach};
 use crate::service::selftest::Passed;
 use crate::service::{Parts, Service};
-use crate::{cli, http, ops};
+use crate::{cli, control, http, ops};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 /// sysexits.h EX_UNAVAILABLE: no engine although `engine.required`.
 const EX_UNAVAILABLE: u8 = 69;
@@ -63,6 +65,7 @@ async fn run(config: Config) -> ExitCode {
         Ok(service) => service,
         Err(error) => return failed_with(EX_SOFTWARE, &error),
     };
+    let control = listen_for_control(&config, &service);
     greet(&addresses);
     tokio::spawn(ops::systemd::follow(service.engine().clone()));
     if config.engine.required && !is_ready(&service).await {
@@ -70,6 +73,10 @@ async fn run(config: Config) -> ExitCode {
         return ExitCode::from(EX_UNAVAILABLE);
     }
     let drained = server.serve(service.clone(), stop_signal()).await;
+    if let Some(control) = control {
+        control.abort();
+        let _ = control.await;
+    }
     stop(service).await;
     tracing::info!(drained, "stopped");
     ExitCode::SUCCESS
@@ -118,6 +125,21 @@ fn cache(config: &Config) -> Option<Cache> {
         Ok(cache) => Some(cache),
         Err(error) => {
             tracing::warn!(%error, "no disk cache: results are kept in memory only");
+            None
+        }
+    }
+}
+
+/// The control socket's task. Without a socket the daemon serves all the same, and says so.
+fn listen_for_control(config: &Config, service: &Service) -> Option<JoinHandle<()>> {
+    let path = config.control.own_path(&config.state_dir());
+    match control::server::Server::bind(&config.control, &path) {
+        Ok(server) => {
+            let answer = ops::admin::answer(service.clone());
+            Some(tokio::spawn(server.serve(ops::admin::hello(service), answer)))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no control socket: `sam2d cache` can't ask this daemon");
             None
         }
     }
@@ -255,6 +277,17 @@ pub fn token(args: TokenArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => failed_with(1, &error),
+    }
+}
+
+/// `sam2d cache …`.
+#[must_use]
+pub fn cache_command(args: &CacheArgs) -> ExitCode {
+    match cli::cache::run(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(cli::cache::CacheError::Config(error)) => failed(EX_CONFIG, &error),
+        Err(error) => failed(1, &error),
     }
 }
 

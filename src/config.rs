@@ -6,7 +6,7 @@
 //!
 //! It does not open, create or check anything outside the file itself; `sam2d doctor` does.
 
-use crate::{access, cache, engine, http, imaging, ops, service};
+use crate::{access, cache, control, engine, http, imaging, ops, service};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,8 @@ pub struct Config {
     pub decoder: imaging::decoder::Options,
     /// The disk cache.
     pub cache: cache::Options,
+    /// The socket for `sam2d cache …` and the like.
+    pub control: control::Options,
     /// Prompts, memory, clean-up, one-click profiles.
     pub segment: service::options::Options,
     /// Images that something else puts into a folder.
@@ -154,6 +156,7 @@ impl Config {
         let mut faults = self.http.faults();
         faults.extend(self.access.faults());
         faults.extend(self.engine.faults());
+        faults.extend(self.control.faults());
         faults.extend(self.segment.faults());
         if faults.is_empty() { Ok(()) } else { Err(ConfigError::Faults { faults }) }
     }

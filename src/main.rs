@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Segment(args) => app::segment(args),
         Command::Engine(command) => app::engine(command),
         Command::Token(args) => app::token(args),
+        Command::Cache(args) => app::cache_command(&args),
         Command::Health(args) => app::health(args),
         Command::CheckConfig(args) => match cli::check_config::run(args) {
             Ok(text) => {

@@ -3,6 +3,7 @@
 //! Exit codes: 0; 1 the work failed; 2 usage; 69 no engine although one is required; 70 internal,
 //! device lost, hang; 78 configuration.
 
+pub mod cache;
 pub mod check_config;
 pub mod doctor;
 pub mod engine;
@@ -42,6 +43,8 @@ pub enum Command {
     Engine(engine::EngineCommand),
     /// Create, list and revoke the tokens that let clients in
     Token(token::TokenArgs),
+    /// Look at cached results, check or forget them; also while the daemon runs
+    Cache(cache::CacheArgs),
     /// One line on a running daemon; exit code 0 ready, 1 manual-only, 2 down
     Health(health::HealthArgs),
     /// Check a configuration file and show what results

@@ -1,4 +1,5 @@
 //! What an operator sees: logs, and the words of health.
 
+pub mod admin;
 pub mod systemd;
 pub mod telemetry;

@@ -5,22 +5,26 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each room may use beside itself.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("domain", &[]),
     ("access", &[]),
     ("engine", &["domain"]),
     ("cache", &["domain"]),
     ("imaging", &["domain"]),
     ("service", &["engine", "cache", "imaging", "domain"]),
-    ("config", &["access", "http", "ops", "service", "engine", "cache", "imaging", "domain"]),
-    ("cli", &["access", "config", "service", "engine", "cache", "imaging", "domain"]),
+    ("control", &["cache", "domain"]),
+    (
+        "config",
+        &["access", "http", "ops", "control", "service", "engine", "cache", "imaging", "domain"],
+    ),
+    ("cli", &["access", "config", "control", "service", "engine", "cache", "imaging", "domain"]),
     ("http", &["access", "service", "engine", "cache", "imaging", "domain"]),
-    ("ops", &["service", "engine", "cache", "imaging", "domain"]),
+    ("ops", &["control", "service", "engine", "cache", "imaging", "domain"]),
     (
         "app",
         &[
-            "access", "config", "cli", "http", "ops", "service", "engine", "cache", "imaging",
-            "domain",
+            "access", "config", "cli", "http", "ops", "control", "service", "engine", "cache",
+            "imaging", "domain",
         ],
     ),
 ];

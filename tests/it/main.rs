@@ -1,6 +1,7 @@
 //! One binary for all integration tests: linking is what takes long.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod cache;
 mod cli;
 mod config;
 mod decoder;

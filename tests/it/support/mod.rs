@@ -1,5 +1,6 @@
 //! What the integration tests share: services on the tiny seeded engine, and files made in code.
 
+pub(crate) mod daemon;
 pub(crate) mod dicom;
 pub(crate) mod engine;
 pub(crate) mod wire;
@@ -26,6 +27,16 @@ pub(crate) struct Setup<'a> {
     pub(crate) options: Options,
     pub(crate) cache: Option<&'a Path>,
     pub(crate) inbox: Option<&'a Path>,
+}
+
+/// A test that can't run here says so; `./test` lists it at the end.
+pub(crate) fn skip(name: &str, reason: &str) {
+    use std::io::Write as _;
+    eprintln!("skipped {name}: {reason}");
+    if let Some(list) = std::env::var_os("SAM2D_SKIPS") {
+        let mut list = std::fs::File::options().append(true).create(true).open(list).unwrap();
+        writeln!(list, "{name}: {reason}").unwrap();
+    }
 }
 
 /// A service whose engine comes from `load`, settled.

@@ -183,7 +183,7 @@ impl Answer {
 }
 
 /// Splits what came on one connection into responses; bodies have a Content-Length or are empty.
-fn answers(mut bytes: &[u8]) -> Vec<Answer> {
+pub(crate) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
     while let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
         let head = std::str::from_utf8(&bytes[..end]).unwrap();
