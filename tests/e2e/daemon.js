@@ -3,7 +3,7 @@
  *
  * `SAM2D_BIN` names the binary; without it the release build of this checkout is taken.
  */
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -58,6 +58,14 @@ export class Daemon {
       if (gone !== 'running') throw new Error(`the daemon ended (${gone}):\n${this.log}`);
       if (Date.now() > deadline) throw new Error(`the daemon does not answer:\n${this.log}`);
     }
+  }
+
+  /**
+   * The operator's `sam2d token …` on this daemon's folders.
+   * @param {string[]} words
+   */
+  token(...words) {
+    return execFileSync(binary, ['token', ...words, '--state-dir', join(this.folder, 'state')], { env: ownEnvironment(), encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
   }
 
   async health() {

@@ -20,7 +20,7 @@ const WATCH_TROUBLED_MS = 3000;
 const MISSING = [404, 405, 406, 501];
 
 export class Box extends EventTarget {
-  /** @param {() => Promise<string | null>} askToken */
+  /** @param {(why: string) => Promise<string | null>} askToken */
   constructor(askToken) {
     super();
     this.askToken = askToken;
@@ -63,7 +63,14 @@ export class Box extends EventTarget {
   }
 
   async look() {
+    const used = sessionStorage.getItem(TOKEN_KEY);
     const health = await checkSam2Health();
+    // Strangers hear less: whoever shows a token and hears no more has one that is not right (any more).
+    if (used && health.reachable && !health.warnings && sessionStorage.getItem(TOKEN_KEY) === used) {
+      this.drop();
+      this.needsToken = true;
+      this.tell();
+    }
     /** @type {BoxState['kind']} */
     const kind = !health.reachable ? 'down' : health.available ? 'ready' : 'manual';
     // A box that came back may be another version with other routes.
@@ -137,26 +144,34 @@ export class Box extends EventTarget {
   }
 
   /**
-   * Runs a question; asks the user for a token where the box wants one, and then once more.
+   * Runs a question; asks the user for a token where the box wants one, until one is right or the user gives up.
    * @template T
    * @param {() => Promise<T>} question
    * @param {boolean} [background] nobody waits for it: a user who has waved the dialog away is not asked again
    * @returns {Promise<T>}
    */
   async asked(question, background = false) {
-    const used = sessionStorage.getItem(TOKEN_KEY);
-    try {
-      return this.accepted(await question());
-    } catch (error) {
-      if (error instanceof Sam2NetworkError) void this.look();
-      if (error instanceof Sam2HttpError && error.code === 'engine_unavailable') void this.look();
-      if (!(error instanceof Sam2HttpError) || error.status !== 401) throw error;
-      // Another request may have got a new one meanwhile.
-      const changed = sessionStorage.getItem(TOKEN_KEY) !== used;
-      if (!changed && background && this.needsToken && !this.asking) throw error;
-      if (!changed && !(await this.newToken())) throw error;
-      return this.accepted(await question());
+    for (;;) {
+      const used = sessionStorage.getItem(TOKEN_KEY);
+      try {
+        return this.accepted(await question());
+      } catch (error) {
+        if (error instanceof Sam2NetworkError) void this.look();
+        if (error instanceof Sam2HttpError && error.code === 'engine_unavailable') void this.look();
+        // 403 with a token: it is one, but for something else.
+        if (!(error instanceof Sam2HttpError) || !(error.status === 401 || (error.status === 403 && used))) throw error;
+        // Another request may have got a new one, or dropped this one, meanwhile.
+        if (sessionStorage.getItem(TOKEN_KEY) !== used) continue;
+        if (used) this.drop();
+        if (background && this.needsToken && !this.asking) throw error;
+        if (!(await this.newToken(used ? error.detail : ''))) throw error;
+      }
     }
+  }
+
+  /** Lets go of a token that the box refused: shown again and again it would count as guessing. */
+  drop() {
+    sessionStorage.removeItem(TOKEN_KEY);
   }
 
   /**
@@ -169,20 +184,23 @@ export class Box extends EventTarget {
     if (this.needsToken) {
       this.needsToken = false;
       this.tell();
+      void this.look();
     }
     return answer;
   }
 
-  /** @returns {Promise<boolean>} */
-  async newToken() {
+  /**
+   * @param {string} [why] what the box said of the one before
+   * @returns {Promise<boolean>}
+   */
+  async newToken(why = '') {
     this.needsToken = true;
     this.tell();
-    this.asking ??= this.askToken();
+    this.asking ??= this.askToken(why);
     const token = await this.asking;
     this.asking = null;
     if (!token) return false;
     sessionStorage.setItem(TOKEN_KEY, token);
-    void this.look();
     this.tell();
     return true;
   }

@@ -339,7 +339,9 @@ function wireBar() {
     box.forgetToken();
     element('help-sheet', HTMLDialogElement).close();
   });
-  click('box-state', () => void (box.needsToken ? box.newToken() : box.look()));
+  click('box-state', async () => {
+    if (!box.needsToken || (await box.newToken())) await box.look();
+  });
 }
 
 function wirePanel() {

@@ -74,12 +74,16 @@ export function ask({ title, text, answers }) {
   return closing(dialog).then((value) => /** @type {A | null} */ (value || null));
 }
 
-/** @returns {Promise<string | null>} */
-export async function askToken() {
+/**
+ * @param {string} why what was wrong with the one before; empty for the first
+ * @returns {Promise<string | null>}
+ */
+export async function askToken(why) {
   const dialog = element('token-dialog', HTMLDialogElement);
   const input = element('token', HTMLInputElement);
   const form = element('token-form', HTMLFormElement);
   input.value = '';
+  element('token-why', HTMLElement).textContent = why;
   dialog.returnValue = '';
   // The form's method is "dialog": submitting closes it, and nothing is sent anywhere.
   const submitted = () => (dialog.returnValue = 'use');

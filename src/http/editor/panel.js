@@ -50,7 +50,7 @@ export class Panel {
     element('box-state-text', HTMLElement).textContent = token ? t('boxToken') : [names[kind], more].filter(Boolean).join(' · ');
     const banner = element('banner', HTMLElement);
     banner.hidden = kind !== 'manual' && kind !== 'down';
-    banner.textContent = kind === 'down' ? t('bannerDown') : kind === 'manual' ? t('bannerManual', { reason: reason.replace(/[.。]$/, '') }) : '';
+    banner.textContent = kind === 'down' ? t('bannerDown') : kind === 'manual' ? t('bannerManual', { reason: (reason || t('reasonHidden')).replace(/[.。]$/, '') }) : '';
     element('demonstration', HTMLElement).hidden = !demonstration;
     element('box-warnings', HTMLElement).replaceChildren(...withoutDemonstration(warnings).map((warning) => item('li', warning)));
   }
@@ -75,7 +75,7 @@ export class Panel {
     if (!this.editor.slice) return t('oneClickNoImage');
     if (kind === 'unknown') return t('oneClickAsking');
     if (kind === 'down') return t('oneClickDown');
-    if (kind === 'manual') return t('oneClickNoEngine', { reason: sentence(reason) });
+    if (kind === 'manual') return t('oneClickNoEngine', { reason: sentence(reason || t('reasonHidden')) });
     return this.shown ? '' : t('oneClickNoPicture');
   }
 

@@ -76,6 +76,7 @@ export const words = {
   oneClickNoImage: ['Open a picture first.', '请先打开图像。'],
   oneClickNoPicture: ['This picture cannot be shown.', '该图像无法显示。'],
   oneClickNoEngine: ['The box cannot segment now: {reason}', '服务暂时无法分割：{reason}'],
+  reasonHidden: ['why is told to those with a token', '原因仅对持有令牌者显示'],
   oneClickDown: ['The box cannot be reached.', '无法连接分割服务。'],
   oneClickAsking: ['Waiting for the box’s answer about its state.', '正在查询服务状态。'],
   busy: ['Segmenting… up to 30 s', '处理中… 最多 30 秒'],
