@@ -555,6 +555,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_was_waiting_to_be_accepted_at_the_stop_is_answered() {
+        let options = options();
+        let server = Server::bind(&options).await.unwrap();
+        let mut stream = TcpStream::connect(server.addresses()[0]).await.unwrap();
+        stream.write_all(b"GET /waiting HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let handler = |_, _| async { Response::new(Reply::from("answered".to_owned())) };
+        let stopped = server.run(handler, Seats::new(&options), async {});
+        assert!(stopped.await);
+        assert!(rest(&mut stream).await.ends_with("answered"));
+    }
+
+    #[tokio::test]
     async fn a_drain_that_takes_too_long_is_said() {
         let server = start(Options { drain_timeout_s: 1, ..options() }).await;
         let mut stream = server.connect().await;
