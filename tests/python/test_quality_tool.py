@@ -16,8 +16,10 @@ sys.path.insert(0, str(ROOT / "benches" / "quality"))
 
 import cases  # noqa: E402
 import metrics  # noqa: E402
+import promptless  # noqa: E402
 import quality  # noqa: E402
 import report  # noqa: E402
+import series  # noqa: E402
 from engines import Answer, Daemon  # noqa: E402
 
 
@@ -175,3 +177,33 @@ def test_a_daemon_that_refuses_ends_the_run(daemon, monkeypatch):
     monkeypatch.setattr(FakeDaemon, "_answer", lambda self, _: self.send_error(503))
     with pytest.raises(SystemExit, match="503"):
         engine.open(picture(square(5, 5, 20)))
+
+
+@pytest.mark.parametrize(
+    ("iou", "empty", "wanted", "said"),
+    [(0.5, False, True, "right"), (0.49, False, True, "wrong"), (None, True, True, "empty"), (None, True, False, "right"), (None, False, False, "wrong")],
+)
+def test_an_honest_nothing_is_no_error_and_right_where_there_is_nothing(iou, empty, wanted, said):
+    assert promptless.verdict(iou, empty, wanted) == said
+
+
+class Follower:
+    """Answers with the truth of the slice asked; follows nothing after an answer named `lost`."""
+
+    def __init__(self, lost: int) -> None:
+        self.lost, self.asked = lost, []
+
+    def click(self, slice_number, truth):
+        self.asked.append(("click", slice_number))
+        return truth, slice_number
+
+    def follow(self, slice_number, before):
+        self.asked.append((before, slice_number))
+        return (square(0, 0, 0) if slice_number == self.lost else square(5, 5, 20)), slice_number
+
+
+def test_a_walk_starts_in_the_middle_goes_both_ways_and_counts_what_it_lost():
+    walker, truths = Follower(lost=4), [square(5, 5, 20)] * 6
+    dice = series.walk(walker, list(range(6)), truths)
+    assert walker.asked == [("click", 3), (3, 4), (3, 2), (2, 1), (1, 0)]
+    assert dice == [1, 1, 1, 1, 0, 0]
