@@ -216,6 +216,7 @@ mod tests {
         assert_eq!(picture.get_pixel(4, 0).0, INSIDE);
         assert_eq!(picture.get_pixel(96, 50).0, OUTSIDE);
         assert_eq!(picture.get_pixel(99, 52).0, [0; 3], "a minus has no upright");
+        assert_eq!(picture.get_pixel(0, 51).0, [0; 3], "what leaves on the right stays out");
         assert_eq!(picture.get_pixel(10, 89).0, BOX);
         assert_eq!(picture.get_pixel(99, 70).0, BOX);
     }

@@ -94,6 +94,32 @@ fn two_legs_are_both_body() {
 }
 
 #[test]
+fn a_smaller_leg_is_body_too() {
+    let leg = |x: f64, share: f64| Ellipse { center: (x, 150.0), half: (60.0, 80.0 * share) };
+    let (left, right) = (leg(110.0, 1.0), leg(290.0, 0.6));
+    let inside = |x, y| left.holds(x, y) || right.holds(x, y);
+    let levels = painted(SIZE, |x, y| if inside(x, y) { 140 } else { noise(x, y, 8) });
+    assert!(overlap(&body_mask(&levels, SIZE).unwrap(), inside) > LEGS_OVERLAP);
+}
+
+#[test]
+fn bright_tissue_at_the_frame_is_not_taken_for_air_while_more_of_it_is_black() {
+    let inside = |x: u32, y: u32| x < 120 && (60..260).contains(&y);
+    let levels = painted(SIZE, |x, y| if inside(x, y) { 255 } else { 0 });
+    assert!(overlap(&body_mask(&levels, SIZE).unwrap(), inside) > TORSO_OVERLAP);
+}
+
+#[test]
+fn muscle_that_no_fat_encloses_is_body_beside_fat_that_outshines_it() {
+    let levels = painted(SIZE, |x, y| match () {
+        () if TORSO.holds(x, y) && y >= 110 => 60 + noise(x, y, 10),
+        () if TORSO.holds(x, y) => 230 + noise(x, y, 15),
+        () => noise(x, y, 10),
+    });
+    assert!(overlap(&body_mask(&levels, SIZE).unwrap(), |x, y| TORSO.holds(x, y)) > TORSO_OVERLAP);
+}
+
+#[test]
 fn muscle_much_darker_than_fat_is_still_body() {
     let muscle = Ellipse { center: (200.0, 150.0), half: (120.0, 80.0) };
     let levels = painted(SIZE, |x, y| match () {

@@ -365,6 +365,32 @@ fn functional_groups_of_the_frame_come_before_shared_ones_before_the_top_level()
 }
 
 #[test]
+fn a_segmentation_of_one_frame_of_several_lies_where_that_frame_lies_or_nowhere() {
+    const POSITION: (u16, u16) = (0x0020, 0x0032);
+    let at = |place: &str| (0x0020, 0x0032, "DS", text(place));
+    let own = vec![(0x0020, 0x9113, "SQ", Value::Items(vec![vec![at("4\\5\\6")]]))];
+    let of = |frames: &str, groups: Vec<Elements>| {
+        let elements = vec![
+            at("1\\2\\3"),
+            (0x0028, 0x0008, "IS", text(frames)),
+            (0x7FE0, 0x0010, "OW", words(&[1, 2, 3, 1, 2, 3])),
+            (0x5200, 0x9230, "SQ", Value::Items(groups)),
+        ];
+        let file = file(&with(grey(&[1, 2, 3]), elements));
+        move |frame| {
+            let source = segmentation_source(&file, Some(frame), &Limits::default()).unwrap();
+            source.value(POSITION).map(|value| String::from_utf8(value.to_vec()).unwrap())
+        }
+    };
+    let several = of("2", vec![vec![], own]);
+    // What the top level says holds for no frame of several.
+    assert_eq!(several(0), None);
+    assert_eq!(several(1).as_deref(), Some("4\\5\\6"));
+    let single = of("1", vec![]);
+    assert_eq!(single(0).as_deref(), Some("1\\2\\3"));
+}
+
+#[test]
 fn padding_is_left_out_of_the_range() {
     let padded = |values: &[u16], value: i16, limit: Option<i16>| {
         let mut changes = vec![(0x0028, 0x0120, "SS", words(&[value.cast_unsigned()]))];

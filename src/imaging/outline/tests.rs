@@ -125,6 +125,14 @@ fn a_centre_on_a_slanted_edge_belongs_to_one_side_only() {
     assert!(upper.pixels().iter().zip(lower.pixels()).all(|(a, b)| a != b));
 }
 
+#[test]
+fn a_corner_beyond_the_chord_s_end_is_far_from_the_chord() {
+    // On the chord's line to within half a pixel, yet 20 pixels past its end.
+    let stretch = corners(&[(0, 0), (60, 1), (60, 2), (40, 1)]);
+    assert_eq!(furthest(&stretch, 0.95), Some(2));
+    assert_eq!(furthest(&corners(&[(0, 0), (20, 1), (40, 1)]), 0.95), None);
+}
+
 /// Blobs as the decoder makes them: few samples, interpolated.
 fn blobs() -> impl Strategy<Value = Mask> {
     let samples = prop::collection::vec(-1.0f32..1.0, 36);
@@ -179,6 +187,10 @@ proptest! {
         let polygons = polygons(&mask);
         prop_assert_eq!(polygons.len(), rings(&mask).len(), "no component vanishes");
         prop_assert!(polygons.iter().all(|polygon| polygon.len() >= 3));
+        for (polygon, ring) in polygons.iter().zip(rings(&mask)) {
+            let (area, exact) = (signed_area(polygon), ring.area_px as f64);
+            prop_assert!((area - exact).abs() <= MAX_AREA_CHANGE * exact, "{} for {}", area, exact);
+        }
         let again = rasterise(&polygons, mask.size());
         let size = mask.size();
         for (x, y) in (0..size.height).flat_map(|y| (0..size.width).map(move |x| (x, y))) {

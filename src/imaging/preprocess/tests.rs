@@ -125,6 +125,26 @@ proptest! {
     }
 
     #[test]
+    fn a_transposed_slice_is_the_transposed_tensor(
+        (width, height) in prop_oneof![(1u32..40, 1u32..40), Just((1, 300)), Just((8192, 1))],
+        side in 1usize..24,
+        seed: u64,
+    ) {
+        let size = size(width, height);
+        let level = |i: usize| (seed.wrapping_mul(2 * i as u64 + 1) >> 56) as u8;
+        let levels: Vec<u8> = (0..size.pixels()).map(level).collect();
+        let (w, h) = (width as usize, height as usize);
+        let turned = (0..w).flat_map(|x| (0..h).map(move |y| y * w + x)).map(level).collect();
+        let straight = tensor(&Levels::Grey(levels), size, side).unwrap();
+        let size = Size { width: height, height: width };
+        let turned = tensor(&Levels::Grey(turned), size, side).unwrap();
+        for (i, value) in straight.data().iter().take(side * side).enumerate() {
+            let other = turned.data()[i % side * side + i / side];
+            prop_assert!((value - other).abs() < 1e-5);
+        }
+    }
+
+    #[test]
     fn a_flipped_slice_is_the_flipped_tensor(
         (width, height) in (1u32..40, 1u32..40), side in 1usize..24, seed: u64,
     ) {

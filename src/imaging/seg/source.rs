@@ -256,6 +256,8 @@ mod tests {
             assert_eq!(accepted(tag, value).as_deref(), expected, "{tag:x?} {value:?}");
         }
         assert!(accepted(name, &[b'x'; 1025]).is_none());
+        assert!(accepted(INSTANCE_UID, &[b'1'; 64]).is_some());
+        assert!(accepted(INSTANCE_UID, &[b'1'; 65]).is_none());
     }
 
     #[test]

@@ -142,6 +142,24 @@ fn names_keep_the_bytes_they_came_with() {
 }
 
 #[test]
+fn odd_text_is_padded_with_a_space_and_an_odd_uid_with_a_zero() {
+    let source = source_with(&[((0x0010, 0x0010), b"ODD^X"), (INSTANCE_UID, b"1.2.345")], 0, 1);
+    let algorithm = algorithm();
+    let content = Content {
+        source: &source,
+        mask: &mask(&[]),
+        image_type: ImageType::L3,
+        target: Target::Muscle,
+        prompted: true,
+        algorithm: &algorithm,
+    };
+    let file = encode(&content).unwrap();
+    for bytes in [&b"\x10\0\x10\0PN\x06\0ODD^X "[..], b"\x08\0\x55\x11UI\x08\x001.2.345\0"] {
+        assert!(file.windows(bytes.len()).any(|window| window == bytes), "{bytes:?}");
+    }
+}
+
+#[test]
 fn it_refers_to_the_instance_and_to_a_frame_where_there_are_several() {
     for (frame, frames, expected) in [(0, 1, None), (2, 7, Some("3"))] {
         let object = written(&source_with(&[], frame, frames), &mask(&[]));
@@ -220,6 +238,9 @@ fn what_it_can_not_refer_to_is_named() {
     };
     assert!(matches!(encode(&content(&other)), Err(SegError::OtherSize)));
     assert!(encode(&content(&mask)).is_ok());
+    let without = source_with(&[(SERIES_UID, b"")], 0, 1);
+    let nowhere = Content { source: &without, ..content(&mask) };
+    assert!(matches!(encode(&nowhere), Err(SegError::Missing("Series Instance UID"))));
 }
 
 #[test]
