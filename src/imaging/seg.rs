@@ -349,4 +349,6 @@ fn uid() -> Result<String, SegError> {
 }
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use dicom_core::Tag;
 
 /// How samples mean colour; PS3.3 C.7.6.3.1.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Photometric {
+pub(in crate::imaging) enum Photometric {
     Monochrome1,
     Monochrome2,
     Palette,
@@ -17,6 +17,18 @@ pub(super) enum Photometric {
     /// JPEG 2000's own transforms: the codec undoes them and gives RGB.
     YbrCodec,
 }
+
+/// Every interpretation that is shown: as in the file, as here, and how many samples it has.
+pub(in crate::imaging) const PHOTOMETRIC: [(&str, Photometric, u32); 8] = [
+    ("MONOCHROME1", Photometric::Monochrome1, 1),
+    ("MONOCHROME2", Photometric::Monochrome2, 1),
+    ("PALETTE COLOR", Photometric::Palette, 1),
+    ("RGB", Photometric::Rgb, 3),
+    ("YBR_FULL", Photometric::YbrFull, 3),
+    ("YBR_FULL_422", Photometric::YbrFull422, 3),
+    ("YBR_ICT", Photometric::YbrCodec, 3),
+    ("YBR_RCT", Photometric::YbrCodec, 3),
+];
 
 /// Geometry and layout of every frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,18 +97,8 @@ impl Header {
 
 fn photometric(name: Option<&str>, samples: u32) -> Result<Photometric, DecodeError> {
     let name = name.unwrap_or("");
-    let known = match name {
-        "MONOCHROME1" => Some((Photometric::Monochrome1, 1)),
-        "MONOCHROME2" => Some((Photometric::Monochrome2, 1)),
-        "PALETTE COLOR" => Some((Photometric::Palette, 1)),
-        "RGB" => Some((Photometric::Rgb, 3)),
-        "YBR_FULL" => Some((Photometric::YbrFull, 3)),
-        "YBR_FULL_422" => Some((Photometric::YbrFull422, 3)),
-        "YBR_ICT" | "YBR_RCT" => Some((Photometric::YbrCodec, 3)),
-        _ => None,
-    };
-    match known {
-        Some((photometric, expected)) if expected == samples => Ok(photometric),
+    match PHOTOMETRIC.iter().find(|(known, ..)| *known == name) {
+        Some((_, photometric, expected)) if *expected == samples => Ok(*photometric),
         Some(_) => Err(DecodeError::unreadable(format!(
             "{samples} samples per pixel contradict photometric interpretation {name}"
         ))),

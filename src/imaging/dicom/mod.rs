@@ -10,11 +10,11 @@ mod codec;
 mod dataset;
 mod display;
 mod frame;
-mod header;
+pub(super) mod header;
 mod identity;
 mod lut;
 mod stored;
-mod syntax;
+pub(super) mod syntax;
 #[cfg(test)]
 mod tests;
 

@@ -7,7 +7,7 @@ use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 /// How pixels are coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
+pub(in crate::imaging) enum Coding {
     /// Not at all; in one value, or (encapsulated uncompressed) one fragment a frame.
     Native,
     /// PS3.5 A.4.13: each frame is a raw deflate stream.
@@ -24,7 +24,7 @@ pub(super) enum Coding {
 
 /// How a file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Syntax {
+pub(in crate::imaging) struct Syntax {
     pub(super) implicit_vr: bool,
     pub(super) big_endian: bool,
     /// The data set after the meta information is a raw deflate stream.
@@ -32,28 +32,81 @@ pub(super) struct Syntax {
     pub(super) coding: Coding,
 }
 
+const fn explicit(coding: Coding) -> Syntax {
+    Syntax { implicit_vr: false, big_endian: false, deflated: false, coding }
+}
+
+/// Every transfer syntax that is read: its UID, its name as in PS3.6 table A-1, and what it means.
+pub(in crate::imaging) const READ: [(&str, &str, Syntax); 20] = [
+    (
+        "1.2.840.10008.1.2",
+        "Implicit VR Little Endian",
+        Syntax { implicit_vr: true, ..explicit(Coding::Native) },
+    ),
+    ("1.2.840.10008.1.2.1", "Explicit VR Little Endian", explicit(Coding::Native)),
+    (
+        "1.2.840.10008.1.2.1.98",
+        "Encapsulated Uncompressed Explicit VR Little Endian",
+        explicit(Coding::Native),
+    ),
+    (
+        "1.2.840.10008.1.2.1.99",
+        "Deflated Explicit VR Little Endian",
+        Syntax { deflated: true, ..explicit(Coding::Native) },
+    ),
+    (
+        "1.2.840.10008.1.2.2",
+        "Explicit VR Big Endian (retired)",
+        Syntax { big_endian: true, ..explicit(Coding::Native) },
+    ),
+    ("1.2.840.10008.1.2.8.1", "Deflated Image Frame Compression", explicit(Coding::DeflatedFrames)),
+    ("1.2.840.10008.1.2.5", "RLE Lossless", explicit(Coding::Rle)),
+    // Any process of JPEG is told by the codestream, those of the retired syntaxes too.
+    ("1.2.840.10008.1.2.4.50", "JPEG Baseline (Process 1)", explicit(Coding::Jpeg)),
+    ("1.2.840.10008.1.2.4.51", "JPEG Extended (Processes 2 and 4)", explicit(Coding::Jpeg)),
+    (
+        "1.2.840.10008.1.2.4.53",
+        "JPEG Spectral Selection, Non-Hierarchical (Processes 6 and 8, retired)",
+        explicit(Coding::Jpeg),
+    ),
+    (
+        "1.2.840.10008.1.2.4.55",
+        "JPEG Full Progression, Non-Hierarchical (Processes 10 and 12, retired)",
+        explicit(Coding::Jpeg),
+    ),
+    (
+        "1.2.840.10008.1.2.4.57",
+        "JPEG Lossless, Non-Hierarchical (Process 14)",
+        explicit(Coding::Jpeg),
+    ),
+    (
+        "1.2.840.10008.1.2.4.70",
+        "JPEG Lossless, Non-Hierarchical, First-Order Prediction (Process 14, Selection Value 1)",
+        explicit(Coding::Jpeg),
+    ),
+    ("1.2.840.10008.1.2.4.80", "JPEG-LS Lossless", explicit(Coding::JpegLs)),
+    ("1.2.840.10008.1.2.4.81", "JPEG-LS Lossy (Near-Lossless)", explicit(Coding::JpegLs)),
+    ("1.2.840.10008.1.2.4.90", "JPEG 2000 (Lossless Only)", explicit(Coding::Jpeg2000)),
+    ("1.2.840.10008.1.2.4.91", "JPEG 2000", explicit(Coding::Jpeg2000)),
+    (
+        "1.2.840.10008.1.2.4.201",
+        "High-Throughput JPEG 2000 (Lossless Only)",
+        explicit(Coding::Jpeg2000),
+    ),
+    (
+        "1.2.840.10008.1.2.4.202",
+        "High-Throughput JPEG 2000 with RPCL Options (Lossless Only)",
+        explicit(Coding::Jpeg2000),
+    ),
+    ("1.2.840.10008.1.2.4.203", "High-Throughput JPEG 2000", explicit(Coding::Jpeg2000)),
+];
+
 impl Syntax {
     /// # Errors
     /// [`DecodeError::UnsupportedTransferSyntax`] with UID and name.
     pub(super) fn of(uid: &str) -> Result<Self, DecodeError> {
-        let explicit =
-            |coding| Ok(Self { implicit_vr: false, big_endian: false, deflated: false, coding });
-        let Some(suffix) = uid.strip_prefix("1.2.840.10008.1.2") else {
-            return Err(unsupported(uid));
-        };
-        match suffix {
-            "" => explicit(Coding::Native).map(|syntax| Self { implicit_vr: true, ..syntax }),
-            ".1" | ".1.98" => explicit(Coding::Native),
-            ".1.99" => explicit(Coding::Native).map(|syntax| Self { deflated: true, ..syntax }),
-            ".2" => explicit(Coding::Native).map(|syntax| Self { big_endian: true, ..syntax }),
-            ".8.1" => explicit(Coding::DeflatedFrames),
-            ".5" => explicit(Coding::Rle),
-            // Processes 6, 8, 10 and 12 are retired, and told by the codestream like the others.
-            ".4.50" | ".4.51" | ".4.53" | ".4.55" | ".4.57" | ".4.70" => explicit(Coding::Jpeg),
-            ".4.80" | ".4.81" => explicit(Coding::JpegLs),
-            ".4.90" | ".4.91" | ".4.201" | ".4.202" | ".4.203" => explicit(Coding::Jpeg2000),
-            _ => Err(unsupported(uid)),
-        }
+        let known = READ.iter().find(|(known, ..)| *known == uid);
+        known.map(|(.., syntax)| *syntax).ok_or_else(|| unsupported(uid))
     }
 }
 
