@@ -20,6 +20,11 @@ pub(super) const NOTHING_FOUND: &str =
 /// Said when a prompt gives an empty mask.
 const EMPTY: &str = "the prompt gave an empty mask: click on the structure, or draw a box round it";
 
+/// What the user is told where rings alone would mislead.
+fn holes(holes_px: usize) -> String {
+    format!("the mask has holes ({holes_px} px) that its outline does not show: the mask is right")
+}
+
 /// What the logits become.
 pub(super) struct Recipe<'a> {
     pub(super) key: AnswerKey,
@@ -56,6 +61,14 @@ fn finished(recipe: &Recipe<'_>, mask: &Mask, logits: MaskInput, if_empty: &str)
         ImageType::Middle | ImageType::Auto => Annotation::Polygons(outline::polygons(mask)),
     });
     let empty = bounding_box.is_none();
+    let mut warnings = Vec::new();
+    if empty {
+        warnings.push(if_empty.to_owned());
+    }
+    if matches!(annotation, Some(Annotation::Polygons(_))) {
+        let holes_px = postprocess::holes_px(mask);
+        warnings.extend((holes_px > 0).then(|| holes(holes_px)));
+    }
     StoredAnswer {
         size: recipe.size,
         logits,
@@ -66,7 +79,7 @@ fn finished(recipe: &Recipe<'_>, mask: &Mask, logits: MaskInput, if_empty: &str)
             confidence: if empty { 0.0 } else { recipe.confidence },
             bounding_box,
             annotation,
-            warnings: if empty { vec![if_empty.to_owned()] } else { Vec::new() },
+            warnings,
             expires: recipe.expires,
         },
     }
@@ -154,6 +167,48 @@ mod tests {
         assert_eq!(bounds, [0.25, 0.125, 0.5, 0.375]);
         assert!((0.35..0.65).contains(&x) && (0.25..0.4).contains(&y), "{x} {y}");
         assert_eq!(place(&[-1.0; 4], 2), None);
+    }
+
+    #[test]
+    fn holes_that_an_outline_can_not_show_are_said() {
+        let size = Size { width: 16, height: 16 };
+        let prompt = Prompt::new(size, Vec::new(), None, None, 1).unwrap();
+        // A ring of 6×6 cells round a hole of 4×4: too large to be filled as a speck.
+        let ring = |hole: f32| -> Vec<f32> {
+            let within = |i: usize, low, high| {
+                (low..high).contains(&(i % 16)) && (low..high).contains(&(i / 16))
+            };
+            (0..256)
+                .map(|i| {
+                    if within(i, 6, 10) {
+                        hole
+                    } else if within(i, 5, 11) {
+                        3.0
+                    } else {
+                        -3.0
+                    }
+                })
+                .collect()
+        };
+        let warnings = |image_type, hole| {
+            let clean = postprocess::Options { min_component_px: 4, ..Default::default() };
+            let recipe = Recipe {
+                key: AnswerKey(crate::domain::key::Sum::of(b"")),
+                size,
+                image_type,
+                prompt: &prompt,
+                clean: &clean,
+                confidence: 1.0,
+                expires: SystemTime::UNIX_EPOCH,
+            };
+            answer(&recipe, &ring(hole), 16).unwrap().answer.warnings
+        };
+        let said = "the mask has holes (16 px) that its outline does not show: the mask is right";
+        assert_eq!(warnings(ImageType::Auto, -3.0), [said]);
+        assert_eq!(warnings(ImageType::Middle, -3.0), [said]);
+        // A rectangle shows no shape at all.
+        assert!(warnings(ImageType::L3, -3.0).is_empty());
+        assert!(warnings(ImageType::Auto, 3.0).is_empty());
     }
 
     #[test]
