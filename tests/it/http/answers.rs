@@ -172,6 +172,49 @@ async fn an_editor_that_opens_a_slice_embeds_and_previews_it() {
 }
 
 #[tokio::test]
+async fn the_preview_is_the_slice_as_the_engine_sees_it() {
+    const PREVIEW: &str = "/api/segmentation/preview";
+    let served = served().await;
+    let preview = async |image: &[u8], more: Value| {
+        let answer = served.json(PREVIEW, &body(image, &more)).await;
+        assert_eq!(answer.status, 200, "{more}");
+        let image = image::load_from_memory(&answer.body).unwrap();
+        assert_eq!(image.color(), image::ColorType::L8, "{more}");
+        image.into_luma8()
+    };
+    let middle = |image: &image::GrayImage| image.get_pixel(48, 40).0[0];
+    let corner = |image: &image::GrayImage| image.get_pixel(0, 0).0[0];
+    let ct = Ct::default().bytes();
+    // The disc's middle is 102 HU (1124 − 1024 and 128 mod 7), the corner −1004.
+    let window = json!({ "window": { "center": 102, "width": 1000 } });
+    let seen = preview(&ct, window.clone()).await;
+    assert!((126..=129).contains(&middle(&seen)), "{}", middle(&seen));
+    assert_eq!(corner(&seen), 0);
+    // Its context's window, −100..200 HU, beats the file's own, 40/400; `auto` takes the file's.
+    let context = middle(&preview(&ct, json!({ "image_type": "L3" })).await);
+    assert!((170..=174).contains(&context), "{context}");
+    let own = middle(&preview(&ct, json!({})).await);
+    assert!((165..=169).contains(&own), "{own}");
+    let inverted = Ct { photometric: "MONOCHROME1", ..Ct::default() }.bytes();
+    let inverted = preview(&inverted, window).await;
+    assert_eq!(corner(&inverted), 255);
+    assert!(inverted.pixels().zip(seen.pixels()).all(|(a, b)| a.0[0].abs_diff(255 - b.0[0]) <= 1));
+    // A frame of several is that frame; 8 bits come back as they are.
+    let cine = Ct { frames: 40, ..Ct::default() }.bytes();
+    let narrow = json!({ "window": { "center": 120, "width": 2 }, "frame": 39 });
+    assert_eq!(middle(&preview(&cine, narrow).await), 255);
+    let png = disc_png(96, 80);
+    let same = image::load_from_memory(&png).unwrap().into_luma8();
+    assert_eq!(preview(&png, json!({})).await, same);
+    let windowed = body(&png, &json!({ "window": { "center": 1, "width": 2 } }));
+    assert_eq!(served.json(PREVIEW, &windowed).await.code(), "invalid_request");
+    let id = served.json(SEGMENT, &body(&ct, &one_click())).await.value();
+    let id = format!("image:{}", id["image"]["id"].as_str().unwrap());
+    let by_id = json!({ "image_data": id, "image_type": "auto" }).to_string();
+    assert_eq!(served.json(PREVIEW, &by_id).await.code(), "unknown_image");
+}
+
+#[tokio::test]
 async fn the_old_service_s_clients_change_only_its_address() {
     let served = served().await;
     let parts: [(&str, &[u8]); 4] = [
