@@ -4,9 +4,11 @@
 //! Architecture invariant: a [`Backend`] is blocking, not shared, and owned by exactly one thread
 //! ([`worker`]); everyone else holds a handle. Nothing here knows HTTP, the cache or a request.
 
+mod contract;
 pub mod cpu;
 pub mod package;
 pub mod select;
+pub mod tensorrt;
 pub mod worker;
 
 use crate::domain::key::{KeyBuilder, Sum};
@@ -28,12 +30,23 @@ pub struct Options {
     pub required: bool,
     /// Serve the embedded demonstration engine on a non-loopback address too.
     pub allow_demonstration: bool,
-    /// Run the same package's ONNX files on the CPU when its device fails. Minutes instead of
-    /// milliseconds with large models, so it must be asked for.
-    /// Without effect in this version, which has no other engine than the CPU's.
+    /// Run the same package's ONNX files (its manifest's `[fallback]`) on the CPU when its plans
+    /// can't be loaded here. Minutes instead of milliseconds with large models, so it must be asked
+    /// for; every answer then says it.
     pub cpu_fallback: bool,
     /// Threads of the CPU engine; 0 takes the physical cores.
     pub cpu_threads: usize,
+    /// Which NVIDIA device, as the driver counts them.
+    pub device: u32,
+    /// Folder of TensorRT's libraries, or a Python environment that has them. Unset: where the
+    /// loader, JetPack and Debian keep them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensorrt_path: Option<PathBuf>,
+    /// Device memory for embeddings; beyond it the least recently used go to host memory. One of
+    /// SAM2.1 is 8 MiB in fp16: the last 32 of them are as many slices as a person goes back to.
+    pub device_embeddings_bytes: u64,
+    /// Record the encoder as a CUDA graph: one launch instead of hundreds.
+    pub cuda_graphs: bool,
     /// An encoder or decoder call past this is a hang: the process ends with 70 and is started
     /// anew. A minute is ten times SAM2.1-large's encoder on one slow core.
     pub hang_s: u64,
@@ -59,6 +72,10 @@ impl Default for Options {
             allow_demonstration: false,
             cpu_fallback: false,
             cpu_threads: 0,
+            device: 0,
+            tensorrt_path: None,
+            device_embeddings_bytes: 256 << 20,
+            cuda_graphs: true,
             hang_s: 60,
             load_hang_s: 600,
             max_failures: 3,

@@ -10,6 +10,7 @@ use crate::engine::cpu::CpuBackend;
 use crate::engine::package::manifest::Format;
 use crate::engine::package::search::Found;
 use crate::engine::package::{Package, Role, folder_revision, search};
+use crate::engine::tensorrt::TensorRtBackend;
 use crate::engine::worker::{LoadError, Loaded, LoadedInfo};
 use crate::engine::{Backend, Options};
 use std::sync::Arc;
@@ -20,6 +21,9 @@ pub type OnPassed = Box<dyn Fn(&Package, &Passed) + Send>;
 /// Says what is said of a demonstration model with every answer.
 const DEMONSTRATION: &str =
     "demonstration model: its masks show how the service works and are not to be relied on";
+
+/// Says what is said where a package of plans runs on the CPU.
+const FALLBACK: &str = "the NVIDIA device can't be used: the same weights run on the CPU, slowly";
 
 /// What decides about the engine beside its options.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +40,7 @@ pub fn loader(
 ) -> impl FnMut() -> Result<Loaded, LoadError> + Send + 'static {
     move || {
         let package = Arc::new(package(&options, reach)?);
-        let mut backend = backend(&package, &options)?;
-        let passed = selftest::run(&package, backend.as_mut()).map_err(load_error)?;
+        let (backend, passed) = tested(&package, &options)?;
         on_passed(&package, &passed);
         Ok(Loaded {
             backend,
@@ -47,6 +50,24 @@ pub fn loader(
             probe_prompts: passed.batch,
         })
     }
+}
+
+/// A backend whose golden picture came out right. Plans that fail on it are as good as plans that
+/// can't be loaded.
+fn tested(package: &Package, options: &Options) -> Result<(Box<dyn Backend>, Passed), LoadError> {
+    let mut backend = backend(package, options)?;
+    let error = match selftest::run(package, backend.as_mut()) {
+        Ok(passed) => return Ok((backend, passed)),
+        Err(error) => load_error(error),
+    };
+    if backend.info().backend == "cpu" {
+        return Err(error);
+    }
+    // It goes first: two engines don't fit on a small device.
+    drop(backend);
+    let mut backend = fall_back(package, options, error)?;
+    let passed = selftest::run(package, backend.as_mut()).map_err(load_error)?;
+    Ok((backend, passed))
 }
 
 /// A number that changes when the folder of the package that is meant does.
@@ -92,24 +113,52 @@ pub fn package(options: &Options, reach: Reach) -> Result<Package, LoadError> {
     Ok(package.pinned(pin)?)
 }
 
-/// The backend for a package's files.
+/// The backend for a package's files: plans on the device, ONNX files on the CPU. Plans that can't
+/// be loaded here are replaced by the same package's ONNX files only where that was asked for.
 ///
 /// # Errors
 /// When it can't be loaded here.
 pub fn backend(package: &Package, options: &Options) -> Result<Box<dyn Backend>, LoadError> {
-    match package.file(Role::Encoder).format {
-        Format::Onnx => Ok(Box::new(CpuBackend::load(package, options.cpu_threads)?)),
-        Format::Plan => {
-            Err(LoadError::Backend("TensorRT plans can't be run by this version".to_owned()))
+    if package.file(Role::Encoder).format == Format::Onnx {
+        return Ok(Box::new(CpuBackend::load(package, options.cpu_threads)?));
+    }
+    let error = match TensorRtBackend::load(package, options) {
+        Ok(backend) => return Ok(Box::new(backend)),
+        Err(error) => error,
+    };
+    fall_back(package, options, error.into())
+}
+
+/// The same weights on the CPU, if that was asked for and the package has them; else `device`, why
+/// the device can't. A device that is lost ends the process instead: a new one may have it back.
+fn fall_back(
+    package: &Package,
+    options: &Options,
+    device: LoadError,
+) -> Result<Box<dyn Backend>, LoadError> {
+    let fallback = package.fallback().filter(|_| options.cpu_fallback);
+    let (Some(fallback), None) = (fallback, device.device_lost()) else { return Err(device) };
+    match CpuBackend::load(&fallback, options.cpu_threads) {
+        Ok(backend) => {
+            tracing::warn!(error = %device, "the device can't run the engine: its weights run on the CPU, as engine.cpu_fallback asks");
+            Ok(Box::new(backend))
         }
+        Err(cpu) => Err(LoadError::Fallback { device: Box::new(device), cpu }),
     }
 }
 
 /// What is said with every answer of an engine.
 #[must_use]
 pub fn warnings(engine: &LoadedInfo) -> Vec<String> {
-    let demonstration = engine.package.manifest().intended_use == "demonstration";
-    demonstration.then(|| DEMONSTRATION.to_owned()).into_iter().collect()
+    let manifest = engine.package.manifest();
+    let mut warnings = Vec::new();
+    if manifest.intended_use == "demonstration" {
+        warnings.push(DEMONSTRATION.to_owned());
+    }
+    if manifest.plan.is_some() && engine.engine.backend == "cpu" {
+        warnings.push(FALLBACK.to_owned());
+    }
+    warnings
 }
 
 fn load_error(error: SelfTestError) -> LoadError {

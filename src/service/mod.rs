@@ -267,6 +267,18 @@ async fn within<T>(
     tokio::time::timeout_at(deadline.into(), work).await.unwrap_or(Err(ServiceError::Timeout))
 }
 
+/// A plan takes as many points as it was built for; that is the package's limit, not the user's
+/// fault, so the number is named.
+fn fits(prompt: &Prompt, max_points: usize) -> Result<(), ServiceError> {
+    let points = prompt.clicks().len() + if prompt.bounds().is_some() { 2 } else { 0 };
+    if points <= max_points {
+        return Ok(());
+    }
+    Err(ServiceError::Invalid(format!(
+        "click_points: this engine takes at most {max_points} points a prompt, of which a box takes two; {points} were sent"
+    )))
+}
+
 impl Inner {
     async fn segment(self: &Arc<Self>, request: SegmentRequest) -> Result<Segmented, ServiceError> {
         let engine = self.verified()?;
@@ -294,6 +306,7 @@ impl Inner {
         };
         let (clicks, bounds) = self.seeded(clicks, bounds, prompt_from, size, side).await?;
         let prompt = Prompt::new(size, clicks, bounds, mask, self.options.max_clicks)?;
+        fits(&prompt, engine.engine.max_points)?;
         let embedding_key = keys::embedding(resolved.key, &engine.engine.fingerprint);
         let profile = self.profile(image_type, target);
         let key = keys::answer(&keys::AnswerFields {

@@ -12,6 +12,9 @@ mod graph;
 
 pub use graph::GraphError;
 
+use super::contract::{
+    self, ANSWERS, FEATURES, IMAGE, OBJECT_SCORE, PROMPTS, bad_output, feature_shapes, within_unit,
+};
 use super::package::manifest::{Format, Manifest};
 use super::package::{Package, PackageError, Role};
 use super::{Backend, BackendError, EngineInfo, Identity};
@@ -24,19 +27,6 @@ use std::sync::Arc;
 
 /// `rten` as locked in Cargo.lock (a test compares): part of the fingerprint.
 const RUNTIME: &str = "rten 0.27.0";
-
-/// How far a predicted IoU may leave 0..=1 before it is no IoU; up to here it is clamped. SAM2's head
-/// ends in a sigmoid (`iou_prediction_use_sigmoid: True` in the published configurations), but a
-/// package's head may be a plain regression, and that oversteps a little: sam2-nano's gave 1.015 on
-/// real CT slices. A value further out means that another output is bound to the name.
-const IOU_SLACK: f32 = 0.1;
-
-/// Names of the contract's tensors, samexporter's.
-const IMAGE: &str = "image";
-const FEATURES: [&str; 3] = ["high_res_feats_0", "high_res_feats_1", "image_embed"];
-const PROMPTS: [&str; 4] = ["point_coords", "point_labels", "mask_input", "has_mask_input"];
-const ANSWERS: [&str; 2] = ["masks", "iou_predictions"];
-const OBJECT_SCORE: &str = "object_score_logits";
 
 /// SAM2 on the processor.
 pub struct CpuBackend {
@@ -134,27 +124,6 @@ impl CpuBackend {
         })
     }
 
-    fn checked_prompts(&self, prompts: &PromptBatch) -> Result<(), BackendError> {
-        let (batch, points) = (prompts.batch(), prompts.points_per_prompt());
-        if batch == 0 || batch > self.info.max_prompts || points > self.info.max_points {
-            return Err(BackendError::BadInput(format!(
-                "{batch} prompts of {points} rows; this engine takes {} of {}",
-                self.info.max_prompts, self.info.max_points
-            )));
-        }
-        if prompts.rows().iter().any(|row| !row.x.is_finite() || !row.y.is_finite()) {
-            return Err(BackendError::BadInput("a prompt's coordinate is not finite".into()));
-        }
-        let Some(mask) = prompts.mask_input() else { return Ok(()) };
-        let side = self.mask_side();
-        if batch != 1 || mask.len() != side * side || mask.iter().any(|logit| !logit.is_finite()) {
-            return Err(BackendError::BadInput(format!(
-                "a mask to refine has {side}×{side} finite values and goes with one prompt"
-            )));
-        }
-        Ok(())
-    }
-
     fn mask_side(&self) -> usize {
         self.info.input_size / 4
     }
@@ -166,18 +135,8 @@ impl Backend for CpuBackend {
     }
 
     fn encode(&mut self, image: &ImageTensor) -> Result<Embedding, BackendError> {
+        contract::check_image(&self.info, image)?;
         let side = self.info.input_size;
-        if image.side() != side {
-            return Err(BackendError::BadInput(format!(
-                "the image tensor's side is {}, this engine's is {side}",
-                image.side()
-            )));
-        }
-        // rten's Relu and Softmax turn NaN into numbers (seen): it has to be stopped here, the
-        // embedding would look healthy.
-        if image.data().iter().fold(false, |bad, x| bad | !x.is_finite()) {
-            return Err(BackendError::BadInput("the image tensor holds NaN or infinity".into()));
-        }
         let input = TensorView::from_data(&[1, 3, side, side], image.data());
         let outputs = self
             .encoder
@@ -204,7 +163,7 @@ impl Backend for CpuBackend {
         prompts: &PromptBatch,
     ) -> Result<MaskLogits, BackendError> {
         let features = self.tensors(embedding)?;
-        self.checked_prompts(prompts)?;
+        contract::check_prompts(&self.info, prompts)?;
         let (batch, points, side) =
             (prompts.batch(), prompts.points_per_prompt(), self.mask_side());
         let coords: Vec<f32> = prompts.rows().iter().flat_map(|row| [row.x, row.y]).collect();
@@ -281,13 +240,6 @@ fn open(
     let model = Model::load(bytes.into_owned())
         .map_err(|error| CpuError::Runtime { role: role.name(), what: error.to_string() })?;
     Ok((model, declared))
-}
-
-/// Shapes of [`FEATURES`]. Source: the SAM2 ONNX contract.
-fn feature_shapes(manifest: &Manifest) -> [Vec<usize>; 3] {
-    let (side, channels) = (manifest.input_size, manifest.embed_channels);
-    [(8, 4), (4, 8), (1, 16)]
-        .map(|(thinner, stride)| vec![1, channels / thinner, side / stride, side / stride])
 }
 
 fn expect_features(declared: &Declared, shapes: &[Vec<usize>; 3]) -> Result<(), GraphError> {
@@ -388,26 +340,8 @@ fn checked(
         return Err(bad_output(stage, format!("{name} has shape {found:?} instead of {shape:?}")));
     }
     let data = tensor.into_data();
-    // No early exit: so it vectorises, and an embedding has 16 MB.
-    if data.iter().fold(false, |bad, x| bad | !x.is_finite()) {
-        return Err(bad_output(stage, format!("{name} holds NaN or infinity")));
-    }
+    contract::finite(stage, name, &data)?;
     Ok(data)
-}
-
-fn within_unit(mut ious: Vec<f32>) -> Result<Vec<f32>, BackendError> {
-    for iou in &mut ious {
-        if *iou < -IOU_SLACK || *iou > 1.0 + IOU_SLACK {
-            let what = format!("iou_predictions holds {iou}, outside 0..1");
-            return Err(bad_output("decoder", what));
-        }
-        *iou = iou.clamp(0.0, 1.0);
-    }
-    Ok(ious)
-}
-
-fn bad_output(stage: &'static str, what: String) -> BackendError {
-    BackendError::BadOutput { stage, what }
 }
 
 #[cfg(test)]

@@ -153,8 +153,10 @@ fn copy(package: &Package, source: &Path, target: &Path) -> Result<(), ImportErr
     write(&target.join(MANIFEST_FILE), &text)?;
     write(&target.join(&manifest.golden.image), package.golden_image())?;
     write(&target.join(&manifest.golden.mask), package.golden_mask())?;
-    for role in [Role::Encoder, Role::Decoder] {
-        write(&target.join(&package.file(role).path), &package.read(role)?)?;
+    for package in std::iter::once(package).chain(&package.fallback()) {
+        for role in [Role::Encoder, Role::Decoder] {
+            write(&target.join(&package.file(role).path), &package.read(role)?)?;
+        }
     }
     for entry in fs::read_dir(source).map_err(io_at(source))?.flatten() {
         let path = entry.path();

@@ -63,6 +63,8 @@ pub struct Manifest {
     pub files: Files,
     /// What a TensorRT plan was built for; only with plans.
     pub plan: Option<Plan>,
+    /// The same weights as ONNX files, for `engine.cpu_fallback`; only with plans.
+    pub fallback: Option<Files>,
     /// The self-test.
     pub golden: Golden,
 }
@@ -214,12 +216,16 @@ impl Manifest {
 
     fn problem(&self) -> Option<String> {
         let golden = &self.golden;
-        let names = [
+        let mut names = vec![
             ("files.encoder.path", &self.files.encoder.path),
             ("files.decoder.path", &self.files.decoder.path),
             ("golden.image", &golden.image),
             ("golden.mask", &golden.mask),
         ];
+        if let Some(fallback) = &self.fallback {
+            names.push(("fallback.encoder.path", &fallback.encoder.path));
+            names.push(("fallback.decoder.path", &fallback.decoder.path));
+        }
         if let Some((key, name)) = names.into_iter().find(|(_, name)| !is_bare_name(name)) {
             return Some(format!("{key} = {name:?} is not a bare file name"));
         }
@@ -232,14 +238,8 @@ impl Manifest {
         if self.architecture != "sam2" {
             return Some(format!("architecture = {:?}: only sam2 is known", self.architecture));
         }
-        let plans = [&self.files.encoder, &self.files.decoder]
-            .map(|file| file.format == Format::Plan)
-            .into_iter()
-            .any(|plan| plan);
-        if plans != self.plan.is_some() {
-            return Some(
-                "a [plan] table belongs to files of format \"plan\", and to no other".into(),
-            );
+        if let Some(problem) = self.format_problem() {
+            return Some(problem.to_owned());
         }
         let ranges = [
             ("input_size", self.input_size, 32, MAX_INPUT_SIZE, 32),
@@ -259,6 +259,22 @@ impl Manifest {
             return Some(format!("calibration: {problem}"));
         }
         golden.problem().map(|problem| format!("golden.{problem}"))
+    }
+
+    fn format_problem(&self) -> Option<&'static str> {
+        let is_plan = |file: &FileEntry| file.format == Format::Plan;
+        let plans = [&self.files.encoder, &self.files.decoder].map(is_plan);
+        if plans != [self.plan.is_some(); 2] {
+            return Some("a [plan] table belongs to two files of format \"plan\", and to no other");
+        }
+        let Some(fallback) = &self.fallback else { return None };
+        if self.plan.is_none() {
+            return Some("a [fallback] belongs to plans: ONNX files run on the CPU anyway");
+        }
+        [&fallback.encoder, &fallback.decoder]
+            .into_iter()
+            .any(is_plan)
+            .then_some("[fallback] takes files of format \"onnx\": they are for the CPU")
     }
 }
 
@@ -325,6 +341,35 @@ mod tests {
         assert_eq!((manifest.input_size, manifest.embed_channels, manifest.masks), (256, 128, 4));
         assert_eq!(manifest.selection, Selection::Mask0First);
         assert_eq!(manifest.intended_use, "demonstration");
+    }
+
+    #[test]
+    fn a_fallback_is_two_onnx_files_beside_two_plans() {
+        let text = include_str!("../../../engines/sam2-nano/engine.toml");
+        let sum = "0".repeat(64);
+        let file = |name: &str, format: &str| {
+            format!(
+                "[fallback.{name}]\npath = \"{name}\"\nformat = \"{format}\"\nsha256 = \"{sum}\"\n"
+            )
+        };
+        let with = |format: &str, text: &str| {
+            Manifest::parse(
+                &format!("{text}\n{}{}", file("a", format), file("b", format))
+                    .replace("fallback.a", "fallback.encoder")
+                    .replace("fallback.b", "fallback.decoder"),
+            )
+        };
+        let error = with("onnx", text).unwrap_err().to_string();
+        assert!(error.contains("a [fallback] belongs to plans"), "{error}");
+        let plan =
+            "[plan]\ntensorrt = \"10.3.0\"\ncompute_capability = \"8.7\"\ndevice = \"Orin\"\n";
+        let plans = text.replace("format = \"onnx\"", "format = \"plan\"") + plan;
+        assert!(with("onnx", &plans).unwrap().fallback.is_some());
+        let error = with("plan", &plans).unwrap_err().to_string();
+        assert!(error.contains("takes files of format \"onnx\""), "{error}");
+        let half = text.replacen("format = \"onnx\"", "format = \"plan\"", 1) + plan;
+        let error = Manifest::parse(&half).unwrap_err().to_string();
+        assert!(error.contains("two files of format"), "{error}");
     }
 
     #[test]

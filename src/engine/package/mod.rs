@@ -167,9 +167,20 @@ impl Package {
             manifest,
             origin,
         };
-        package.read(Role::Encoder)?;
-        package.read(Role::Decoder)?;
+        for checked in std::iter::once(&package).chain(&package.fallback()) {
+            checked.read(Role::Encoder)?;
+            checked.read(Role::Decoder)?;
+        }
         Ok(package)
+    }
+
+    /// The same weights for the CPU, where the package brings them: a package of the same digest,
+    /// whose files are ONNX.
+    #[must_use]
+    pub fn fallback(&self) -> Option<Self> {
+        let files = self.manifest.fallback.clone()?;
+        let manifest = Manifest { files, plan: None, fallback: None, ..self.manifest.clone() };
+        Some(Self { manifest, ..self.clone() })
     }
 
     /// What the package says of itself.

@@ -10,6 +10,7 @@ use crate::engine::cpu::CpuError;
 use crate::engine::package::folder_revision;
 use crate::engine::package::golden::{GoldenError, Report};
 use crate::engine::package::{Package, PackageError};
+use crate::engine::tensorrt::TensorRtError;
 use crate::engine::{Backend, BackendError, EngineInfo};
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,9 +73,17 @@ pub enum LoadError {
     /// The CPU engine can't run it.
     #[error(transparent)]
     Cpu(#[from] CpuError),
-    /// Another backend can't run it.
-    #[error("{0}")]
-    Backend(String),
+    /// The TensorRT engine can't run it.
+    #[error(transparent)]
+    TensorRt(#[from] TensorRtError),
+    /// Neither the device nor, as `engine.cpu_fallback` asks, the CPU can run it.
+    #[error("{device}; nor can the CPU: {cpu}")]
+    Fallback {
+        /// Why the device can't.
+        device: Box<LoadError>,
+        /// Why the CPU can't.
+        cpu: CpuError,
+    },
     /// The golden files of the package are unusable.
     #[error("the golden picture can't be used: {0}")]
     GoldenFiles(String),
@@ -93,10 +102,24 @@ impl LoadError {
         match self {
             Self::NotConfigured(_) => "no engine is configured",
             Self::Package(_) => "the engine package is missing, damaged or not the pinned one",
-            Self::Cpu(_) | Self::Backend(_) => "the engine package can't be run on this box",
+            Self::Cpu(_) => "the engine package can't be run on this box",
+            Self::TensorRt(error) => error.public(),
+            Self::Fallback { device, .. } => device.public(),
             Self::GoldenFiles(_) | Self::Inference(_) | Self::SelfTest(_) => {
                 "the engine's self-test failed"
             }
+        }
+    }
+}
+
+impl LoadError {
+    /// Is the device lost for this process? Its words then.
+    #[must_use]
+    pub fn device_lost(&self) -> Option<String> {
+        match self {
+            Self::Inference(BackendError::DeviceLost(what)) => Some(what.clone()),
+            Self::TensorRt(error) if error.is_device_lost() => Some(error.to_string()),
+            _ => None,
         }
     }
 }

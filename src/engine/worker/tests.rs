@@ -210,7 +210,7 @@ fn start(script: &Arc<Script>, options: Options) -> Engine {
 }
 
 fn broken_package() -> Option<LoadError> {
-    Some(LoadError::Backend("the package is broken".into()))
+    Some(LoadError::GoldenFiles("the package is broken".into()))
 }
 
 fn click(x: f32) -> PromptBatch {

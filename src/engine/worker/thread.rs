@@ -132,7 +132,7 @@ pub(super) fn run(shared: &Shared, mut hooks: Hooks) {
                     let reason = error.public();
                     let _ = waiting.send(Err(EngineError::Unavailable { reason }));
                 }
-                None
+                error.device_lost().map(End::Lost)
             }
         };
         match end {
