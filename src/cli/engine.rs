@@ -1,14 +1,19 @@
 //! `sam2d engine`: the engines it sees, what they say of themselves, and whether they do it.
 
 use super::CommonArgs;
-use crate::engine::Options;
+use crate::domain::tensor::PromptBatch;
+use crate::engine::package::import::{self, Existing};
 use crate::engine::package::{Origin, Package, PackageError, Role, search};
+use crate::engine::{BackendError, Options};
+use crate::imaging::preprocess;
 use crate::service::loader::{self, Reach};
 use crate::service::selftest;
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Subcommands.
 #[derive(Debug, Subcommand)]
@@ -19,6 +24,41 @@ pub enum EngineCommand {
     Inspect(PackageArgs),
     /// Check a package's sums and run its golden self-test
     Verify(PackageArgs),
+    /// Take a package in: checked, tried here, then put in place
+    Import(ImportArgs),
+    /// How long encoder and decoder take here
+    Bench(BenchArgs),
+}
+
+/// Where a package comes from and goes.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The package's folder
+    #[arg(value_name = "FOLDER")]
+    pub source: PathBuf,
+    /// Engine folder that it goes into
+    #[arg(long, value_name = "DIR", default_value = search::ENGINE_FOLDERS[1])]
+    pub into: PathBuf,
+    /// Take the place of another package of this name
+    #[arg(long)]
+    pub replace: bool,
+    /// Shared flags.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Which package, and how often.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Which package.
+    #[command(flatten)]
+    pub package: PackageArgs,
+    /// Calls that are timed, after three that are not
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub runs: u32,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which package.
@@ -41,6 +81,8 @@ pub fn run(command: EngineCommand) -> anyhow::Result<String> {
         EngineCommand::List(common) => list(&common),
         EngineCommand::Inspect(args) => Ok(describe(&package(&args)?.0)),
         EngineCommand::Verify(args) => verify(&args),
+        EngineCommand::Import(args) => import(&args),
+        EngineCommand::Bench(args) => bench(&args),
     }
 }
 
@@ -144,4 +186,99 @@ fn verify(args: &PackageArgs) -> anyhow::Result<String> {
         report.observed.decode.as_secs_f64() * 1e3,
         info.fingerprint,
     ))
+}
+
+fn import(args: &ImportArgs) -> anyhow::Result<String> {
+    let options = args.common.load()?.engine;
+    let existing = if args.replace { Existing::Replace } else { Existing::Keep };
+    let imported = import::import(&args.source, &args.into, existing, |package| {
+        let mut backend = loader::backend(package, &options)?;
+        Ok(selftest::run(package, backend.as_mut()).map(|_| ())?)
+    })?;
+    let place = imported.folder.display();
+    Ok(match imported.changed {
+        true => format!(
+            "{place}: taken in, golden image right; a running daemon takes it at its next start or reload\n"
+        ),
+        false => format!("{place}: it was there already, golden image right\n"),
+    })
+}
+
+/// What a stage took, in milliseconds.
+#[derive(Serialize)]
+struct Took {
+    median: f64,
+    p95: f64,
+    worst: f64,
+}
+
+/// Calls that warm up caches, tune kernels and record graphs.
+const WARM_UP: u32 = 3;
+
+/// Times the golden picture's encoder call, its prompt, and a batch of single clicks.
+fn bench(args: &BenchArgs) -> anyhow::Result<String> {
+    let (package, options) = package(&args.package)?;
+    let mut backend = loader::backend(&package, &options).context("the engine can't be loaded")?;
+    let passed = selftest::run(&package, backend.as_mut())?;
+    let backend = backend.as_mut();
+    let info = backend.info().clone();
+    let (size, side) = (passed.size, info.input_size);
+    let tensor = preprocess::tensor(&passed.levels, size, side).context("no golden picture")?;
+    let encoder = timed(args.runs, || backend.encode(&tensor).map(drop))?;
+    let one = timed(args.runs, || backend.decode(&passed.embedding, &passed.batch).map(drop))?;
+    let count = 8.min(info.max_prompts);
+    let middle = rows_middle(side);
+    let clicks = PromptBatch::single_clicks(&vec![middle; count]).context("no prompts")?;
+    let batch = timed(args.runs, || backend.decode(&passed.embedding, &clicks).map(drop))?;
+    let transfer = timed(args.runs, || backend.download(&passed.embedding).map(drop))?;
+    if args.json {
+        let object = serde_json::json!({
+            "engine": info.name,
+            "backend": info.backend,
+            "device": info.device,
+            "fingerprint": info.fingerprint,
+            "runs": args.runs,
+            "embedding_bytes": passed.embedding.bytes(),
+            "encoder_ms": encoder,
+            "prompt_ms": one,
+            "prompts_in_batch": count,
+            "batch_ms": batch,
+            "download_ms": transfer,
+        });
+        return Ok(format!("{object}\n"));
+    }
+    let mut text =
+        format!("{} on {} ({}), {} runs\n", info.name, info.backend, info.device, args.runs);
+    for (name, took) in [
+        ("encoder", &encoder),
+        ("prompt", &one),
+        (&*format!("{count} prompts"), &batch),
+        ("download", &transfer),
+    ] {
+        let Took { median, p95, worst } = took;
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{name:<10} {median:9.2} ms median {p95:9.2} p95 {worst:9.2} worst");
+    }
+    Ok(text)
+}
+
+/// The middle of the encoder's input.
+#[expect(clippy::cast_precision_loss, reason = "sides are at most 2048")]
+fn rows_middle(side: usize) -> (f32, f32) {
+    (side as f32 / 2.0, side as f32 / 2.0)
+}
+
+fn timed(runs: u32, mut call: impl FnMut() -> Result<(), BackendError>) -> anyhow::Result<Took> {
+    for _ in 0..WARM_UP {
+        call()?;
+    }
+    let mut all = Vec::new();
+    for _ in 0..runs {
+        let start = Instant::now();
+        call()?;
+        all.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    all.sort_by(f64::total_cmp);
+    let at = |share: usize| all.get((all.len() - 1) * share / 100).copied().unwrap_or_default();
+    Ok(Took { median: at(50), p95: at(95), worst: at(100) })
 }

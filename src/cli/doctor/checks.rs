@@ -224,7 +224,11 @@ fn ask(address: SocketAddr) -> std::io::Result<String> {
 }
 
 /// The package that would serve: there, whole, and meant for more than demonstrations?
-pub(super) fn engine(config: &Config, may_listen: bool, findings: &mut Vec<Finding>) {
+pub(super) fn engine(
+    config: &Config,
+    may_listen: bool,
+    findings: &mut Vec<Finding>,
+) -> Option<Package> {
     let section = Section::Engine;
     let loopback_only = config.http.listen.iter().all(|address| address.ip().is_loopback());
     let reach = Reach { loopback_only: loopback_only || !may_listen };
@@ -234,7 +238,7 @@ pub(super) fn engine(config: &Config, may_listen: bool, findings: &mut Vec<Findi
             let remedy = "`sam2d engine list` shows what is there; `sam2d engine import` takes a \
                           package in; engine.path names one";
             findings.push(Finding::fault(section, error.to_string(), remedy));
-            return;
+            return None;
         }
     };
     let manifest = package.manifest();
@@ -254,6 +258,7 @@ pub(super) fn engine(config: &Config, may_listen: bool, findings: &mut Vec<Findi
         findings.push(writable);
     }
     threads(&config.engine, findings);
+    Some(package)
 }
 
 /// An engine package is code: the daemon's user must not be able to change it.

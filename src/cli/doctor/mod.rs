@@ -10,6 +10,7 @@
 //! 3. Nothing that it says comes from a request.
 
 mod checks;
+mod device;
 mod finding;
 
 pub use finding::{Finding, Level, Section};
@@ -35,7 +36,7 @@ pub struct DoctorArgs {
 pub struct Elsewhere {
     /// Why the configured addresses would not be opened, in words that say what to write.
     pub open_address: Option<String>,
-    /// What other rooms found: drivers, CUDA, TensorRT.
+    /// What other rooms found.
     pub findings: Vec<Finding>,
 }
 
@@ -56,7 +57,9 @@ pub fn examine(common: &CommonArgs, elsewhere: impl FnOnce(&Config) -> Elsewhere
         checks::clock(&mut findings);
         checks::decoder(config, &mut findings);
         checks::ports(config, elsewhere.open_address.as_deref(), &mut findings);
-        checks::engine(config, elsewhere.open_address.is_none(), &mut findings);
+        let may_listen = elsewhere.open_address.is_none();
+        let package = checks::engine(config, may_listen, &mut findings);
+        device::device(&config.engine, package.as_ref(), &mut findings);
         findings.extend(elsewhere.findings);
     }
     Diagnosis { findings }
