@@ -373,10 +373,14 @@ person('a series: leafing, its slider, and the next slice from this one', async 
   assert.deepEqual((await editor.mask()).data, first.data);
   // The wheel leafs by the way it is turned: a notch, and a touchpad's many small steps, are one slice.
   await page.hover('#view');
-  await page.mouse.wheel(0, 100);
-  await page.locator('#slice-of').filter({ hasText: 'Slice 2 of 3' }).waitFor();
+  for (const slice of [2, 3]) {
+    await page.mouse.wheel(0, 100);
+    await page.locator('#slice-of').filter({ hasText: `Slice ${slice} of 3` }).waitFor();
+  }
   for (let i = 0; i < 4; i++) await page.mouse.wheel(0, -10);
-  await page.locator('#slice-of').filter({ hasText: 'Slice 1 of 3' }).waitFor();
+  await page.locator('#slice-of').filter({ hasText: 'Slice 2 of 3' }).waitFor();
+  await page.waitForTimeout(300);
+  assert.equal(await page.textContent('#slice-of'), 'Slice 2 of 3', 'four small steps are one slice');
   await page.locator('#slice').fill('3');
   assert.equal(await page.textContent('#slice-of'), 'Slice 3 of 3');
 });
@@ -508,6 +512,44 @@ person('values that come late do not stand where they no longer belong', async (
   assert.equal(await value.textContent(), '', 'the pointer is not there any more');
   await page.mouse.move(at.x, at.y);
   await value.filter({ hasText: / HU$/ }).waitFor();
+});
+
+person('while the next slice, or another series, is on its way, the page says so and gives no value of the old one', async (editor) => {
+  const { page } = editor;
+  await editor.context('middle');
+  await editor.openFiles(await goldenCt({ instance: 1, shift: 60 }), await goldenCt({ instance: 2 }));
+  const value = page.locator('#corner-value');
+  const at = await editor.place(LEFT_ELLIPSE);
+  await page.mouse.move(at.x, at.y);
+  await value.filter({ hasText: / HU$/ }).waitFor();
+  const old = await value.textContent();
+  await page.evaluate(() => {
+    const [make, read] = [window.createImageBitmap, Blob.prototype.arrayBuffer];
+    const held = () => new Promise((resolve) => Object.assign(window, { letThrough: resolve }));
+    let gate = held();
+    Object.assign(window, { holdAgain: () => void (gate = held()) });
+    window.createImageBitmap = /** @type {any} */ (async (/** @type {ImageBitmapSource} */ source) => (await gate, make.call(window, source)));
+    Blob.prototype.arrayBuffer = async function () {
+      await gate;
+      return read.call(this);
+    };
+  });
+  await page.keyboard.press('PageDown');
+  await page.mouse.move(at.x + 1, at.y);
+  await page.locator('#small-busy').filter({ hasText: 'Loading' }).waitFor();
+  assert.equal(await value.textContent(), '');
+  await page.evaluate('letThrough()');
+  await value.filter({ hasText: / HU$/ }).waitFor();
+  assert.notEqual(await value.textContent(), old);
+  assert.equal(await page.getAttribute('#stage', 'aria-busy'), 'false');
+
+  await page.evaluate('holdAgain()');
+  await page.setInputFiles('#files', [goldenPng()]);
+  assert.equal(await page.getAttribute('#stage', 'aria-busy'), 'true');
+  await page.locator('#small-busy').filter({ hasText: 'Loading' }).waitFor();
+  await page.evaluate('letThrough()');
+  await editor.shown();
+  assert.equal(await page.isVisible('#small-busy'), false);
 });
 
 person('zoom and pan keep the pixel under the pointer', async (editor) => {
