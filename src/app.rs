@@ -6,22 +6,27 @@
 //! answered, the engine thread ends, the cache writes what still waits.
 
 use crate::access::keeper::Keeper;
+use crate::audit::{Audit, Event, Kind};
 use crate::cache::{Cache, Clock};
 use crate::cli::cache::CacheArgs;
 use crate::cli::doctor::{DoctorArgs, Elsewhere, Level};
 use crate::cli::{
-    engine::EngineCommand, health::HealthArgs, segment::SegmentArgs, token::TokenArgs,
+    audit::AuditArgs, cert::CertArgs, engine::EngineCommand, health::HealthArgs,
+    segment::SegmentArgs, token::TokenArgs,
 };
 use crate::config::Config;
 use crate::engine::package::Package;
 use crate::engine::worker::{Engine, Fatal, Hooks, State};
 use crate::http::server::{BindError, Server};
+use crate::http::tls::{ClientCertificates, Tls};
 use crate::imaging::decoder::Decoder;
 use crate::imaging::overlay;
 use crate::service::loader::{self, Reach};
 use crate::service::selftest::Passed;
 use crate::service::{Parts, Service};
 use crate::{cli, control, http, ops};
+use anyhow::Context as _;
+use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -38,6 +43,9 @@ const EX_CONFIG: u8 = 78;
 
 /// A running encoder of a large model on a CPU ends within this.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Name of the file in the trail's folder that has the last configuration's sum.
+const CONFIGURATION: &str = "configuration";
 
 /// Name of the golden image's overlay picture in the state folder.
 const GOLDEN_OVERLAY: &str = "golden-overlay.png";
@@ -57,16 +65,38 @@ async fn run(config: Config) -> ExitCode {
         Err(error) => return failed_with(EX_CONFIG, &error),
     };
     let server = match Server::bind(&config.http).await {
-        Ok(server) => server.with_tokens(keeper, &config.access),
+        Ok(server) => server.with_tokens(keeper.clone(), &config.access),
         Err(error @ BindError { .. }) => return failed(1, &error),
     };
+    let mut server = server;
+    if !config.tls.listen.is_empty() {
+        let tls = match Tls::open(&config.tls, &config.state_dir()) {
+            Ok(tls) => tls,
+            Err(error) => return failed(EX_CONFIG, &error),
+        };
+        server = match server.with_tls(tls).await {
+            Ok(server) => server,
+            Err(error) => return failed(1, &error),
+        };
+    }
+    let audit = match audit_trail(&config, &keeper) {
+        Ok(audit) => audit,
+        Err(error) => return failed_with(1, &error),
+    };
+    if let Some(audit) = &audit {
+        server = server.with_audit(audit.clone());
+    }
     let addresses = server.addresses().to_vec();
+    let tls_addresses = server.tls_addresses();
     let service = match start(&config, Some(&addresses), cache(&config)) {
         Ok(service) => service,
         Err(error) => return failed_with(EX_SOFTWARE, &error),
     };
     let control = listen_for_control(&config, &service);
-    greet(&addresses);
+    greet(&addresses, &tls_addresses);
+    if let Some(audit) = &audit {
+        tokio::spawn(record_engines(service.engine().clone(), audit.clone()));
+    }
     tokio::spawn(ops::systemd::follow(service.engine().clone()));
     if config.engine.required && !is_ready(&service).await {
         eprintln!("sam2d: no engine, and engine.required is set");
@@ -78,8 +108,63 @@ async fn run(config: Config) -> ExitCode {
         let _ = control.await;
     }
     stop(service).await;
+    if let Some(audit) = audit {
+        audit.note(Event::own(Kind::Stop, if drained { "drained" } else { "not all answered" }));
+        let _ = tokio::task::spawn_blocking(move || audit.finish()).await;
+    }
     tracing::info!(drained, "stopped");
     ExitCode::SUCCESS
+}
+
+/// The trail of who did what, with its first records.
+fn audit_trail(config: &Config, keeper: &Keeper) -> anyhow::Result<Option<Audit>> {
+    if !config.audit.enabled {
+        return Ok(None);
+    }
+    let folder = config.audit_path();
+    let audit = Audit::start(&config.audit, &folder)
+        .with_context(|| format!("the audit trail in {}", folder.display()))?;
+    let sum = Sha256::digest(toml::to_string(config)?.as_bytes());
+    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    let version = env!("CARGO_PKG_VERSION");
+    audit.note(Event::own(Kind::Start, format!("version {version}, configuration {sum}")));
+    let remembered = folder.join(CONFIGURATION);
+    let before = std::fs::read_to_string(&remembered).ok();
+    if before.as_deref() != Some(&*sum) {
+        let text = format!("{} before, {sum} now", before.as_deref().unwrap_or("none"));
+        audit.note(Event::own(Kind::Configuration, text));
+        // A disk that doesn't take it has the change told again at the next start.
+        let _ = std::fs::write(&remembered, sum);
+    }
+    if keeper.is_on() {
+        let ids: Vec<_> = keeper.grants().into_iter().map(|grant| grant.id).collect();
+        audit.note(Event::own(Kind::Tokens, format!("at the start [{}]", ids.join(" "))));
+    }
+    Ok(Some(audit))
+}
+
+/// Records every engine that comes to serve, until the engine thread ends.
+async fn record_engines(engine: Engine, audit: Audit) {
+    let mut states = engine.watch();
+    drop(engine);
+    let mut serving = None;
+    loop {
+        let now = match &*states.borrow_and_update() {
+            State::Ready(info) => {
+                let engine = &info.engine;
+                Some(format!("{} {} on {}", engine.name, engine.fingerprint, engine.device))
+            }
+            State::ManualOnly { reason, .. } => Some(format!("none: {reason}")),
+            State::Loading => None,
+        };
+        if let Some(now) = now.filter(|now| serving.as_ref() != Some(now)) {
+            audit.note(Event::own(Kind::Engine, now.clone()));
+            serving = Some(now);
+        }
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The rooms below HTTP.
@@ -170,10 +255,11 @@ fn report(package: &Package, passed: &Passed, path: &Path) {
 }
 
 /// Where it listens and what to try next.
-fn greet(addresses: &[SocketAddr]) {
+fn greet(addresses: &[SocketAddr], secured: &[SocketAddr]) {
     println!("sam2d {} — not for diagnostic use", env!("CARGO_PKG_VERSION"));
     for address in addresses {
-        println!("listening on http://{address}");
+        let scheme = if secured.contains(address) { "https" } else { "http" };
+        println!("listening on {scheme}://{address}");
     }
     if let Some(address) = addresses.first() {
         println!("try: curl -F file=@samples/phantom-axial.dcm -F image_type=auto \\");
@@ -291,6 +377,30 @@ pub fn cache_command(args: &CacheArgs) -> ExitCode {
     }
 }
 
+/// `sam2d cert …`.
+#[must_use]
+pub fn cert(args: CertArgs) -> ExitCode {
+    match cli::cert::run(args, &http::guard::machine_names()) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed_with(1, &error),
+    }
+}
+
+/// `sam2d audit …`.
+#[must_use]
+pub fn audit(args: AuditArgs) -> ExitCode {
+    match cli::audit::run(args) {
+        Ok((text, good)) => {
+            print!("{text}");
+            ExitCode::from(u8::from(!good))
+        }
+        Err(error) => failed_with(1, &error),
+    }
+}
+
 /// `sam2d health`.
 #[must_use]
 pub fn health(args: HealthArgs) -> ExitCode {
@@ -312,6 +422,12 @@ pub fn doctor(args: &DoctorArgs) -> ExitCode {
 fn may_listen(config: &Config) -> anyhow::Result<Keeper> {
     let keeper = Keeper::open(&config.access, &config.tokens_path())?;
     http::guard::may_listen(&config.http, &config.http.listen, &keeper)?;
+    // Client certificates are a rule for who may, on the addresses that ask for them.
+    let open = match config.tls.client_certificates {
+        ClientCertificates::Off => config.tls.listen.as_slice(),
+        ClientCertificates::Optional | ClientCertificates::Required => &[],
+    };
+    http::guard::may_listen(&config.http, open, &keeper)?;
     Ok(keeper)
 }
 

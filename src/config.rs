@@ -6,7 +6,7 @@
 //!
 //! It does not open, create or check anything outside the file itself; `sam2d doctor` does.
 
-use crate::{access, cache, control, engine, http, imaging, ops, service};
+use crate::{access, audit, cache, control, engine, http, imaging, ops, service};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,10 @@ pub struct Config {
     pub http: http::Options,
     /// Who holds a token.
     pub access: access::Options,
+    /// Addresses with TLS, and what they show.
+    pub tls: http::tls::Options,
+    /// The trail of who did what.
+    pub audit: audit::Options,
     /// Which engine, and how it is watched.
     pub engine: engine::Options,
     /// The child processes that parse images.
@@ -155,6 +159,8 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut faults = self.http.faults();
         faults.extend(self.access.faults());
+        faults.extend(self.tls.faults());
+        faults.extend(self.audit.faults());
         faults.extend(self.engine.faults());
         faults.extend(self.control.faults());
         faults.extend(self.segment.faults());
@@ -166,6 +172,12 @@ impl Config {
     pub fn tokens_path(&self) -> PathBuf {
         let own = || self.state_dir().join(access::file::NAME);
         self.access.tokens_path.clone().unwrap_or_else(own)
+    }
+
+    /// The folder of the audit trail.
+    #[must_use]
+    pub fn audit_path(&self) -> PathBuf {
+        self.audit.path.clone().unwrap_or_else(|| self.state_dir().join(audit::FOLDER))
     }
 
     /// Folder for state: configured, systemd's, or the user's own.

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser};
 use sam2d::cli::{Cli, Command};
-use sam2d::{app, cli, imaging};
+use sam2d::{app, cli, imaging, ops};
 use std::process::ExitCode;
 
 /// sysexits.h EX_CONFIG, which systemd shows by name.
@@ -10,6 +10,12 @@ const EX_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(
+        cli.command,
+        None | Some(Command::Serve(_) | Command::DecodeChild | Command::Segment(_))
+    ) {
+        ops::memory::keep_private();
+    }
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => match args.load() {
             Ok(config) => app::serve(config),
@@ -19,6 +25,8 @@ fn main() -> ExitCode {
         Command::Engine(command) => app::engine(command),
         Command::Token(args) => app::token(args),
         Command::Cache(args) => app::cache_command(&args),
+        Command::Cert(args) => app::cert(args),
+        Command::Audit(args) => app::audit(args),
         Command::Health(args) => app::health(args),
         Command::CheckConfig(args) => match cli::check_config::run(args) {
             Ok(text) => {

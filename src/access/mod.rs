@@ -1,12 +1,13 @@
-//! Who holds a token, and what it lets them do.
+//! Who holds a token and what it lets them do, and what the box itself shows.
 //!
-//! [`token`] is what a client shows, [`file`] where only hashes of it are kept, [`keeper`] what a
+//! [`certificate`] makes the box's own; [`token`] is what a client shows, [`file`] where only hashes of it are kept, [`keeper`] what a
 //! running daemon asks, [`throttle`] what slows guessing down. Knows no HTTP and no command line.
 //!
 //! Invariants:
 //! 1. A token's secret is on disk as an argon2id hash only, and in no log, argument or `Debug` text.
 //! 2. What can't be read lets nobody in: a file that is gone is a file without tokens.
 
+pub mod certificate;
 pub mod file;
 pub mod keeper;
 pub mod throttle;

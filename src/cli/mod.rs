@@ -3,7 +3,9 @@
 //! Exit codes: 0; 1 the work failed; 2 usage; 69 no engine although one is required; 70 internal,
 //! device lost, hang; 78 configuration.
 
+pub mod audit;
 pub mod cache;
+pub mod cert;
 pub mod check_config;
 pub mod doctor;
 pub mod engine;
@@ -45,6 +47,11 @@ pub enum Command {
     Token(token::TokenArgs),
     /// Look at cached results, check or forget them; also while the daemon runs
     Cache(cache::CacheArgs),
+    /// Make the certificate that TLS shows
+    Cert(cert::CertArgs),
+    /// Verify the trail of who did what
+    #[command(subcommand_required = true)]
+    Audit(audit::AuditArgs),
     /// One line on a running daemon; exit code 0 ready, 1 manual-only, 2 down
     Health(health::HealthArgs),
     /// Check a configuration file and show what results

@@ -36,6 +36,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// The address of ours that was reached.
     pub local: SocketAddr,
+    /// SHA-256 of the client's certificate, where it showed one and `tls.client_ca` vouches for it.
+    pub certificate: Option<[u8; 32]>,
 }
 
 /// Serving this address would let strangers in.
@@ -69,7 +71,7 @@ pub fn may_listen(
 /// Who is asking, as far as it matters to what they may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// May ask everything: of a named network, or everybody may, or on this machine while no tokens
+    /// May ask everything: shows a certificate, is of a named network, or everybody may, or on this machine while no tokens
     /// are asked for.
     Known,
     /// Showed a right token.
@@ -173,7 +175,11 @@ impl Guard {
         }
         let origin = self.origin(&host, headers)?;
         let client = client_address(connection.peer.ip(), headers, &self.options.trusted_proxies);
-        Ok(Passed { caller: self.caller(client), client, origin })
+        let caller = match connection.certificate {
+            Some(_) => Caller::Known,
+            None => self.caller(client),
+        };
+        Ok(Passed { caller, client, origin })
     }
 
     /// Who it is, with the token they show. Costs one comparison, but for a token's first use.
@@ -432,7 +438,7 @@ mod tests {
     }
 
     fn connection(peer: &str, local: &str) -> Connection {
-        Connection { peer: peer.parse().unwrap(), local: local.parse().unwrap() }
+        Connection { peer: peer.parse().unwrap(), local: local.parse().unwrap(), certificate: None }
     }
 
     fn ask(

@@ -10,10 +10,12 @@
 use super::guard::{Caller, Connection, Guard};
 use super::head::Refusal;
 use super::intake::{Budget, Intake, Limits};
+use super::linger::Lingering;
 use super::metrics::{self, Metrics};
 use super::options::Options;
 use super::routes::{self, Route};
 use super::seats::Seats;
+use super::security::Security;
 use super::wire::accept::{AnswerFormat, BodyFormat, body_format, negotiate};
 use super::wire::fields::{Fields, Parsed};
 use super::wire::form::{self, FormLimits};
@@ -22,8 +24,8 @@ use super::wire::problem::{Code, Problem};
 use super::wire::reply::Reply;
 use super::wire::{answer, health, stored};
 use super::{cors, editor, openapi, request_id};
-use crate::access::Options as AccessOptions;
-use crate::access::keeper::Keeper;
+use crate::access::Grant;
+use crate::audit::{Event, Kind};
 use crate::domain::key::{AnswerKey, Sum};
 use crate::service::Service;
 use crate::service::error::ServiceError;
@@ -34,6 +36,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::error::Error;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -54,6 +57,7 @@ struct Inner {
     guard: Guard,
     budget: Budget,
     metrics: Metrics,
+    security: Security,
 }
 
 /// Why a request has no answer.
@@ -82,10 +86,78 @@ struct Course {
     started: Instant,
     route: Option<Route>,
     origin: Option<HeaderValue>,
-    /// The id of the token that was shown and right.
-    token: Option<String>,
+    /// What the audit trail will say.
+    trace: Trace,
     /// Is there still something of the request that nobody has read?
     unread: bool,
+}
+
+/// What the audit trail will say of a request.
+#[derive(Default)]
+struct Trace {
+    /// Who; nothing where nobody got that far.
+    who: Option<String>,
+    client: Option<IpAddr>,
+    mistaken: bool,
+    /// The work that was let in.
+    work: Option<Kind>,
+    patient: Option<String>,
+    image: Option<String>,
+}
+
+impl Trace {
+    fn identified(&mut self, caller: &Caller, client: IpAddr, ends: &Connection) {
+        self.client = Some(client);
+        self.mistaken = matches!(caller, Caller::Mistaken | Caller::Throttled(_));
+        self.who = Some(match (caller, ends.certificate) {
+            (Caller::Holder(Grant { id, .. }), _) => format!("token:{id}"),
+            (Caller::Known, Some(sum)) => format!("certificate:{}", Sum(sum).to_hex()),
+            (Caller::Known, None) => "network".to_owned(),
+            _ => "stranger".to_owned(),
+        });
+    }
+
+    /// Work of any outcome, and whatever was refused to whom it is not for.
+    fn event(&mut self, code: Option<Code>, ends: &Connection, id: &str) -> Option<Event> {
+        let refused = matches!(
+            code,
+            Some(Code::Unauthorized | Code::Forbidden | Code::WrongHost | Code::RateLimited)
+        );
+        let kind = match (self.work, refused) {
+            (Some(kind), _) => kind,
+            (None, true) if self.mistaken => Kind::LoginFailure,
+            (None, true) => Kind::Refusal,
+            (None, false) => return None,
+        };
+        Some(Event {
+            kind,
+            who: self.who.clone().unwrap_or_else(|| "stranger".to_owned()),
+            from: Some(self.client.unwrap_or_else(|| ends.peer.ip().to_canonical()).to_string()),
+            patient: self.patient.take(),
+            image: self.image.take(),
+            outcome: code.map_or("ok", Code::as_str).to_owned(),
+            request_id: Some(id.to_owned()),
+            detail: None,
+        })
+    }
+}
+
+/// What of the routes is work on somebody's pictures.
+fn work(route: Route) -> Option<Kind> {
+    match route {
+        Route::Segment | Route::OldSegment => Some(Kind::Segment),
+        Route::Embed => Some(Kind::Embed),
+        Route::Preview => Some(Kind::Preview),
+        Route::Mask => Some(Kind::Mask),
+        _ => None,
+    }
+}
+
+fn not_recorded() -> Problem {
+    Problem::new(
+        Code::AuditUnavailable,
+        "who asks can't be recorded at the moment, and without that the box does not work; its operator was told",
+    )
 }
 
 impl Handler {
@@ -93,31 +165,40 @@ impl Handler {
     #[must_use]
     pub fn new(service: Service, options: &Options, names: &[String], seats: Seats) -> Self {
         let guard = Guard::new(options, names);
-        Self::guarded(service, options, guard, seats)
+        Self::guarded(service, options, guard, seats, Security::default())
     }
 
-    /// The same, with tokens.
+    /// The same, secured.
     #[must_use]
-    pub fn with_tokens(
+    pub fn secured(
         service: Service,
         options: &Options,
         names: &[String],
         seats: Seats,
-        (keeper, access): (Keeper, &AccessOptions),
+        security: Security,
     ) -> Self {
-        let max_failures = access.max_failures_per_minute;
-        let guard = Guard::new(options, names).with_tokens(keeper, max_failures);
-        Self::guarded(service, options, guard, seats)
+        let mut guard = Guard::new(options, names);
+        if let Some((keeper, access)) = &security.tokens {
+            guard = guard.with_tokens(keeper.clone(), access.max_failures_per_minute);
+        }
+        Self::guarded(service, options, guard, seats, security)
     }
 
-    fn guarded(service: Service, options: &Options, guard: Guard, seats: Seats) -> Self {
+    fn guarded(
+        service: Service,
+        options: &Options,
+        guard: Guard,
+        seats: Seats,
+        security: Security,
+    ) -> Self {
         let budget = Budget::new(options.max_inflight_bytes);
         Self(Arc::new(Inner {
-            metrics: Metrics::new(service.clone(), budget.clone(), seats),
+            metrics: Metrics::new(service.clone(), budget.clone(), seats, security.clone()),
             service,
             options: options.clone(),
             guard,
             budget,
+            security,
         }))
     }
 
@@ -132,13 +213,16 @@ impl Handler {
             started: Instant::now(),
             route: None,
             origin: None,
-            token: None,
+            trace: Trace::default(),
             unread: !request.body().is_end_stream(),
         };
         let (method, version) = (request.method().clone(), request.version());
-        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let request = request.map(|body| match version {
+            Version::HTTP_2 => Lingering::new(body).map_err(Into::into).boxed_unsync(),
+            _ => body.map_err(Into::into).boxed_unsync(),
+        });
         let outcome = caught(self.0.answer(request, ends, &mut course)).await;
-        let (mut response, code) = match outcome {
+        let (mut response, mut code) = match outcome {
             Some(Ok(response)) => (response, None),
             Some(Err(failure)) => {
                 let problem = told(&failure, &course.id);
@@ -150,6 +234,15 @@ impl Handler {
                 (problem.into_response(&course.id), Some(Code::Internal))
             }
         };
+        let event = course.trace.event(code, &ends, &course.id);
+        if let (Some(audit), Some(event)) = (&self.0.security.audit, event)
+            && audit.record(event).await.is_err()
+        {
+            // What can't be recorded was not done, as far as the client is concerned.
+            let problem = not_recorded();
+            code = Some(problem.code());
+            response = problem.into_response(&course.id);
+        }
         let headers = response.headers_mut();
         cors::mark(headers, course.origin);
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -169,7 +262,7 @@ impl Handler {
             status = response.status().as_u16(),
             ms = answer::milliseconds(took),
             request_id = %course.id,
-            token = course.token,
+            who = course.trace.who,
             "request"
         );
         response
@@ -204,12 +297,16 @@ impl Inner {
         }
         let caller = self.guard.identify(&passed, headers).await;
         match &caller {
-            Caller::Holder(grant) => course.token = Some(grant.id.clone()),
             Caller::Mistaken => self.metrics.login_failed("wrong"),
             Caller::Throttled(_) => self.metrics.login_failed("throttled"),
-            Caller::Known | Caller::Stranger => {}
+            Caller::Holder(_) | Caller::Known | Caller::Stranger => {}
         }
+        course.trace.identified(&caller, passed.client, &ends);
         self.guard.admit(&caller, route)?;
+        course.trace.work = work(route);
+        if let (Some(audit), Some(_)) = (&self.security.audit, course.trace.work) {
+            audit.may_work().map_err(|_| not_recorded())?;
+        }
         let deadline = course.started + Duration::from_secs(self.options.request_timeout_s);
         let asked = Asked { headers, prefix: matched.prefix, deadline, course };
         match route {
@@ -218,7 +315,11 @@ impl Inner {
             Route::Preview => self.preview(asked, body).await,
             Route::Mask => self.mask(headers, matched.mask_id).await,
             Route::Health if !caller.is_let_in() => Ok(health::reduced(&self.service.health())),
-            Route::Health => Ok(health::full(&self.service.health(), self.service.lifetime())),
+            Route::Health => {
+                let mut health = self.service.health();
+                health.warnings.extend(self.security.warnings(SystemTime::now()));
+                Ok(health::full(&health, self.service.lifetime()))
+            }
             Route::OldHealth => Ok(health::old(&self.service.health())),
             Route::Live | Route::V2Live => Ok(health::live()),
             Route::Ready | Route::V2Ready => Ok(health::ready(&self.service.health())),
@@ -247,6 +348,7 @@ impl Inner {
                 .map_err(|_| ServiceError::NotDicom)?;
         }
         let image_type = request.image.image_type;
+        asked.course.trace.patient.clone_from(&echo.patient_id);
         let (segmented, file) = match format {
             AnswerFormat::Json | AnswerFormat::Png => (self.service.segment(request).await?, None),
             AnswerFormat::Dicom => {
@@ -254,6 +356,7 @@ impl Inner {
                 (segmented, Some(file))
             }
         };
+        asked.course.trace.image = Some(segmented.image.key.0.to_hex());
         let (cached, embedding_cached) = (segmented.cached, segmented.embedding_cached);
         self.metrics.segmented(&segmented.timings, cached, embedding_cached);
         let context = answer::Context {
@@ -275,8 +378,10 @@ impl Inner {
     async fn embed(&self, mut asked: Asked<'_>, body: AnyBody) -> Result<Response<Reply>, Failure> {
         negotiate(asked.headers, &[AnswerFormat::Json])?;
         let fields = self.fields(Route::Embed, Shape::Image, &mut asked, body).await?;
-        let image = fields.finish(asked.deadline)?.request.image;
-        let embedded = self.service.embed(image, asked.deadline).await?;
+        let Parsed { request, echo, .. } = fields.finish(asked.deadline)?;
+        asked.course.trace.patient = echo.patient_id;
+        let embedded = self.service.embed(request.image, asked.deadline).await?;
+        asked.course.trace.image = Some(embedded.image.key.0.to_hex());
         Ok(answer::embedded_json(&embedded, asked.course.started.elapsed()))
     }
 
@@ -287,8 +392,10 @@ impl Inner {
     ) -> Result<Response<Reply>, Failure> {
         negotiate(asked.headers, &[AnswerFormat::Png])?;
         let fields = self.fields(Route::Preview, Shape::Image, &mut asked, body).await?;
-        let image = fields.finish(asked.deadline)?.request.image;
-        let (_, png) = self.service.preview(image, asked.deadline).await?;
+        let Parsed { request, echo, .. } = fields.finish(asked.deadline)?;
+        asked.course.trace.patient = echo.patient_id;
+        let (image, png) = self.service.preview(request.image, asked.deadline).await?;
+        asked.course.trace.image = Some(image.key.0.to_hex());
         Ok(answer::bare_png(png))
     }
 

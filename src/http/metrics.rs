@@ -7,6 +7,7 @@
 use super::intake::Budget;
 use super::routes::Route;
 use super::seats::Seats;
+use super::security::Security;
 use crate::cache::Kind;
 use crate::engine::worker::State;
 use crate::service::Service;
@@ -20,7 +21,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 /// The media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -68,7 +70,7 @@ fn seconds() -> Histogram {
 impl Metrics {
     /// With the figures of these rooms.
     #[must_use]
-    pub fn new(service: Service, budget: Budget, seats: Seats) -> Self {
+    pub fn new(service: Service, budget: Budget, seats: Seats, security: Security) -> Self {
         let mut registry = Registry::with_prefix("sam2d");
         let requests = Family::default();
         let request_seconds = Family::new_with_constructor(seconds as fn() -> Histogram);
@@ -105,7 +107,7 @@ impl Metrics {
             "Segmentations whose answer, or at least whose embedding, was cached",
             hits.clone(),
         );
-        registry.register_collector(Box::new(Rooms { service, budget, seats }));
+        registry.register_collector(Box::new(Rooms { service, budget, seats, security }));
         Self { registry, requests, request_seconds, stage_seconds, hits, login_failures }
     }
 
@@ -162,6 +164,7 @@ struct Rooms {
     service: Service,
     budget: Budget,
     seats: Seats,
+    security: Security,
 }
 
 impl fmt::Debug for Rooms {
@@ -174,6 +177,7 @@ impl Collector for Rooms {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page(encoder);
         self.http(&mut page)?;
+        self.security(&mut page)?;
         self.engine(&mut page)?;
         self.decoder(&mut page)?;
         self.cache(&mut page)
@@ -185,6 +189,24 @@ impl Rooms {
         page.gauge("connections", "Open connections", self.seats.taken())?;
         let uploads = self.budget.in_use();
         page.gauge("upload_bytes", "Memory granted to bodies of requests", uploads)
+    }
+
+    fn security(&self, page: &mut Page<'_>) -> fmt::Result {
+        if let Some(tls) = &self.security.tls {
+            let end = tls.expires().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let help = "When the TLS certificate ends, in Unix time";
+            page.gauge("tls_certificate_end", help, usize::try_from(end.as_secs()).unwrap_or(0))?;
+        }
+        if let Some(audit) = &self.security.audit {
+            let vitals = audit.vitals();
+            let records = [
+                ("written", vitals.written.load(Ordering::Relaxed)),
+                ("lost", vitals.lost.load(Ordering::Relaxed)),
+                ("unsent", vitals.unsent.load(Ordering::Relaxed)),
+            ];
+            page.counters("audit_records", "Records of the audit trail", "kind", &records)?;
+        }
+        Ok(())
     }
 
     fn engine(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -15,6 +15,7 @@ pub mod guard;
 pub mod handler;
 pub mod head;
 pub mod intake;
+pub mod linger;
 pub mod metrics;
 pub mod network;
 pub mod openapi;
@@ -22,8 +23,10 @@ pub mod options;
 pub mod request_id;
 pub mod routes;
 pub mod seats;
+pub mod security;
 pub mod server;
 pub mod strict;
+pub mod tls;
 pub mod wire;
 
 pub use options::Options;

@@ -1,7 +1,7 @@
 //! Sockets and connections: accepting, serving, and ending without losing anybody.
 //!
 //! Invariants:
-//! 1. Clear text is HTTP/1.1 (and 1.0), read through [`Strict`].
+//! 1. HTTP/1.1 (and 1.0) is read through [`Strict`]; HTTP/2 there is by ALPN only.
 //! 2. Connections are bounded, in all and per client; who finds no seat is told so.
 //! 3. After the stop signal every request whose connection was accepted is answered: what waits in
 //!    the kernel's backlog is taken in, and idle connections stay open for a moment, for the
@@ -11,40 +11,42 @@
 
 use super::guard::{self, Connection};
 use super::handler::Handler;
+use super::linger::LINGER;
 use super::options::Options;
 use super::seats::{NoSeat, Seat, Seats};
+use super::security::Security;
 use super::strict::{HeadLimits, Strict};
+use super::tls::Tls;
 use super::wire::problem::{Code, Problem};
 use super::wire::reply::Reply;
 use crate::access::Options as AccessOptions;
-use crate::access::keeper::{Changed, Keeper};
+use crate::access::keeper::Keeper;
+use crate::audit::Audit;
 use crate::service::Service;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use sha2::{Digest, Sha256};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
-/// How long the rest of an unread body is swallowed.
-const LINGER: Duration = Duration::from_secs(2);
 /// Refusals for want of a seat that may be written at once; more are just dropped.
 const MAX_TURNED_AWAY: usize = 32;
-/// How often the file of tokens is looked at: a revoked one is worth nothing a second later.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed, which would only fail again at once (no more files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -78,10 +80,17 @@ fn cause(error: &io::Error, address: SocketAddr) -> String {
 /// Open sockets that nobody is served on yet.
 #[derive(Debug)]
 pub struct Server {
-    listeners: Vec<TcpListener>,
+    doors: Vec<Door>,
     addresses: Vec<SocketAddr>,
     options: Options,
-    tokens: Option<(Keeper, AccessOptions)>,
+    security: Security,
+}
+
+/// A socket, and whether what comes through it is secured.
+#[derive(Debug)]
+struct Door {
+    listener: TcpListener,
+    tls: Option<Tls>,
 }
 
 impl Server {
@@ -90,21 +99,47 @@ impl Server {
     /// # Errors
     /// The first that can't be opened.
     pub async fn bind(options: &Options) -> Result<Self, BindError> {
-        let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
-        for &address in &options.listen {
-            let failed = |source| BindError { address, source };
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
-            addresses.push(listener.local_addr().map_err(failed)?);
-            listeners.push(listener);
-        }
-        Ok(Self { listeners, addresses, options: options.clone(), tokens: None })
+        let (doors, addresses) = open(&options.listen, None).await?;
+        Ok(Self { doors, addresses, options: options.clone(), security: Security::default() })
     }
 
     /// Asks for tokens, and looks at their file again and again while it serves.
     #[must_use]
     pub fn with_tokens(mut self, keeper: Keeper, options: &AccessOptions) -> Self {
-        self.tokens = Some((keeper, options.clone()));
+        self.security.tokens = Some((keeper, options.clone()));
         self
+    }
+
+    /// Records who did what.
+    #[must_use]
+    pub fn with_audit(mut self, audit: Audit) -> Self {
+        self.security.audit = Some(audit);
+        self
+    }
+
+    /// Opens every address of `tls.listen` too.
+    ///
+    /// # Errors
+    /// The first that can't be opened.
+    pub async fn with_tls(mut self, tls: Tls) -> Result<Self, BindError> {
+        let (doors, addresses) = open(&tls.options().listen, Some(&tls)).await?;
+        self.doors.extend(doors);
+        self.addresses.extend(addresses);
+        self.security.tls = Some(tls);
+        Ok(self)
+    }
+
+    /// Tokens, certificate and trail, for whoever wants them reloaded or told.
+    #[must_use]
+    pub fn security(&self) -> Security {
+        self.security.clone()
+    }
+
+    /// What it listens on with TLS.
+    #[must_use]
+    pub fn tls_addresses(&self) -> Vec<SocketAddr> {
+        let all = self.doors.iter().zip(&self.addresses);
+        all.filter(|(door, _)| door.tls.is_some()).map(|(_, address)| *address).collect()
     }
 
     /// What it listens on, with the ports that the system chose.
@@ -118,16 +153,11 @@ impl Server {
         let seats = Seats::new(&self.options);
         let names = guard::machine_names();
         let seated = seats.clone();
-        let handler = match &self.tokens {
-            None => Handler::new(service, &self.options, &names, seated),
-            Some((keeper, access)) => {
-                let tokens = (keeper.clone(), access);
-                Handler::with_tokens(service, &self.options, &names, seated, tokens)
-            }
-        };
+        let security = self.security.clone();
+        let handler = Handler::secured(service, &self.options, &names, seated, security);
         // Ends with this function, however that ends.
         let mut watching = JoinSet::new();
-        watching.extend(self.tokens.as_ref().map(|(keeper, _)| watch_tokens(keeper.clone())));
+        watching.spawn(self.security.clone().watch());
         let respond = move |request, ends| {
             let handler = handler.clone();
             async move { handler.respond(request, ends).await }
@@ -144,30 +174,32 @@ impl Server {
         let (drain, draining) = watch::channel(false);
         let turned_away = Arc::new(Semaphore::new(MAX_TURNED_AWAY));
         let mut connections = JoinSet::new();
-        let serve = |connections: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr| match seats
-            .take(peer.ip())
-        {
-            Ok(seat) => {
-                let served = Served::new(&self.options, handler.clone(), draining.clone());
-                connections.spawn(served.serve(stream, peer, seat));
-            }
-            Err(full) => {
-                if let Ok(permit) = Arc::clone(&turned_away).try_acquire_owned() {
-                    connections.spawn(async move {
-                        turn_away(stream, full).await;
-                        drop(permit);
-                    });
+        let serve =
+            |connections: &mut JoinSet<()>, arrived: Arrived| match seats.take(arrived.peer.ip()) {
+                Ok(seat) => {
+                    let served = Served::new(&self.options, handler.clone(), draining.clone());
+                    connections.spawn(served.serve(arrived, seat));
                 }
-            }
-        };
+                // Whoever speaks TLS could not read a refusal in clear.
+                Err(_) if arrived.tls.is_some() => {}
+                Err(full) => {
+                    let stream = arrived.stream;
+                    if let Ok(permit) = Arc::clone(&turned_away).try_acquire_owned() {
+                        connections.spawn(async move {
+                            turn_away(stream, full).await;
+                            drop(permit);
+                        });
+                    }
+                }
+            };
         let mut stop = pin!(stop);
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
                 Some(_) = connections.join_next() => {}
-                accepted = accept(&self.listeners) => match accepted {
-                    Ok((stream, peer)) => serve(&mut connections, stream, peer),
+                accepted = accept(&self.doors) => match accepted {
+                    Ok(arrived) => serve(&mut connections, arrived),
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -175,8 +207,8 @@ impl Server {
                 },
             }
         }
-        for (stream, peer) in backlog(self.listeners) {
-            serve(&mut connections, stream, peer);
+        for arrived in backlog(self.doors) {
+            serve(&mut connections, arrived);
         }
         drain.send_replace(true);
         let patience = Duration::from_secs(self.options.drain_timeout_s);
@@ -185,30 +217,34 @@ impl Server {
     }
 }
 
-/// Takes changes of the token file in, for ever.
-async fn watch_tokens(keeper: Keeper) {
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let looking = keeper.clone();
-        match tokio::task::spawn_blocking(move || looking.refresh()).await {
-            Ok(Ok(changed)) if changed == Changed::default() => {}
-            Ok(Ok(Changed { created, revoked })) => {
-                tracing::info!(?created, ?revoked, "the tokens changed");
-            }
-            Ok(Err(error)) => tracing::error!(%error, "the tokens stay as they were"),
-            Err(_) => return,
-        }
+/// A connection that nobody serves yet.
+struct Arrived {
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Tls>,
+}
+
+async fn open(
+    addresses: &[SocketAddr],
+    tls: Option<&Tls>,
+) -> Result<(Vec<Door>, Vec<SocketAddr>), BindError> {
+    let (mut doors, mut opened) = (Vec::new(), Vec::new());
+    for &address in addresses {
+        let failed = |source| BindError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        opened.push(listener.local_addr().map_err(failed)?);
+        doors.push(Door { listener, tls: tls.cloned() });
     }
+    Ok((doors, opened))
 }
 
 /// The next connection of any listener.
-async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(doors: &[Door]) -> io::Result<Arrived> {
     poll_fn(|cx| {
-        for listener in listeners {
-            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
-                return Poll::Ready(accepted);
+        for door in doors {
+            if let Poll::Ready(accepted) = door.listener.poll_accept(cx) {
+                let tls = door.tls.clone();
+                return Poll::Ready(accepted.map(|(stream, peer)| Arrived { stream, peer, tls }));
             }
         }
         Poll::Pending
@@ -217,13 +253,15 @@ async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)
 }
 
 /// What the kernel accepted for us and nobody has taken yet; closing the socket would reset it.
-fn backlog(listeners: Vec<TcpListener>) -> Vec<(TcpStream, SocketAddr)> {
+fn backlog(doors: Vec<Door>) -> Vec<Arrived> {
     let mut waiting = Vec::new();
-    for listener in listeners.into_iter().filter_map(|listener| listener.into_std().ok()) {
+    for Door { listener, tls } in doors {
+        let Ok(listener) = listener.into_std() else { continue };
         // The socket is non-blocking: an empty backlog is an error.
         while let Ok((stream, peer)) = listener.accept() {
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            waiting.extend(stream.ok().map(|stream| (stream, peer)));
+            let arrived = |stream| Arrived { stream, peer, tls: tls.clone() };
+            waiting.extend(stream.ok().map(arrived));
         }
     }
     waiting
@@ -257,11 +295,31 @@ where
         }
     }
 
-    async fn serve(self, stream: TcpStream, peer: SocketAddr, _seat: Seat) {
+    async fn serve(self, arrived: Arrived, _seat: Seat) {
+        let Arrived { stream, peer, tls } = arrived;
         let Ok(local) = stream.local_addr() else { return };
         // Answers are written whole: waiting for more to fill a packet only costs time.
         let _ = stream.set_nodelay(true);
-        let ends = Connection { peer, local };
+        let mut ends = Connection { peer, local, certificate: None };
+        let Some(tls) = tls else { return self.http1(stream, ends).await };
+        let patience = Duration::from_secs(tls.options().handshake_timeout_s);
+        let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+        // Its errors are all the client's, or a scanner's.
+        let Ok(Ok(stream)) = tokio::time::timeout(patience, handshake).await else { return };
+        let (_, session) = stream.get_ref();
+        let shown = session.peer_certificates().and_then(<[_]>::first);
+        ends.certificate = shown.map(|certificate| Sha256::digest(certificate).into());
+        if session.alpn_protocol() == Some(b"h2") {
+            self.http2(stream, ends, tls.options()).await;
+        } else {
+            self.http1(stream, ends).await;
+        }
+    }
+
+    async fn http1<S>(self, stream: S, ends: Connection)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let strict = Strict::new(stream, self.head);
         let began = strict.began();
         let (handler, draining) = (self.handler, self.draining.clone());
@@ -310,6 +368,91 @@ where
         }
         linger(connection.into_parts().io.into_inner().into_inner()).await;
     }
+
+    async fn http2<S>(self, stream: S, ends: Connection, options: &super::tls::Options)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let busy = Arc::new(Busy::default());
+        let (handler, counted) = (self.handler, Arc::clone(&busy));
+        let service = service_fn(move |request| {
+            let (answer, guard) = (handler(request, ends), counted.enter());
+            Box::pin(async move {
+                let response = answer.await;
+                drop(guard);
+                Ok::<_, Infallible>(response)
+            })
+        });
+        let head_bytes = u32::try_from(self.head.max_bytes).unwrap_or(u32::MAX);
+        let mut connection = pin!(
+            http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(options.max_streams)
+                .max_pending_accept_reset_streams(options.max_resets)
+                .max_local_error_reset_streams(options.max_resets)
+                .max_header_list_size(head_bytes)
+                .keep_alive_interval(self.idle)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let mut draining = self.draining;
+        let mut closing = false;
+        loop {
+            let idle = async {
+                loop {
+                    let left = self.idle.saturating_sub(busy.idle_for());
+                    if left.is_zero() {
+                        return;
+                    }
+                    tokio::time::sleep(left).await;
+                }
+            };
+            let stopping = async {
+                drop(draining.wait_for(|draining| *draining).await);
+                // A request that is on its way already is still answered.
+                tokio::time::sleep(self.grace).await;
+            };
+            tokio::select! {
+                biased;
+                _ = connection.as_mut() => return,
+                () = stopping, if !closing => {}
+                () = idle, if !closing => {}
+            }
+            closing = true;
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+/// Requests of one HTTP/2 connection under way, and when the last one ended.
+#[derive(Default)]
+struct Busy(Mutex<(usize, Option<Instant>)>);
+
+/// One of them.
+struct Entered(Arc<Busy>);
+
+impl Busy {
+    fn enter(self: &Arc<Self>) -> Entered {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        Entered(Arc::clone(self))
+    }
+
+    /// How long there was nothing to do; nothing while there is.
+    fn idle_for(&self) -> Duration {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0 > 0 {
+            Duration::ZERO
+        } else {
+            state.1.get_or_insert_with(Instant::now).elapsed()
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 -= 1;
+        state.1 = Some(Instant::now());
+    }
 }
 
 /// hyper's own default for its read buffer.
@@ -322,7 +465,7 @@ enum Stage {
 }
 
 /// Ends a connection so that what was written last arrives.
-async fn linger(mut stream: TcpStream) {
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let _ = stream.shutdown().await;
     let mut rest = [0; 8 << 10];
     let swallow = async { while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {} };

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each room may use beside itself.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("access", &[]),
+    ("audit", &[]),
     ("engine", &["domain"]),
     ("cache", &["domain"]),
     ("imaging", &["domain"]),
@@ -15,16 +16,25 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("control", &["cache", "domain"]),
     (
         "config",
-        &["access", "http", "ops", "control", "service", "engine", "cache", "imaging", "domain"],
+        &[
+            "access", "audit", "http", "ops", "control", "service", "engine", "cache", "imaging",
+            "domain",
+        ],
     ),
-    ("cli", &["access", "config", "control", "service", "engine", "cache", "imaging", "domain"]),
-    ("http", &["access", "service", "engine", "cache", "imaging", "domain"]),
+    (
+        "cli",
+        &[
+            "access", "audit", "config", "control", "service", "engine", "cache", "imaging",
+            "domain",
+        ],
+    ),
+    ("http", &["access", "audit", "service", "engine", "cache", "imaging", "domain"]),
     ("ops", &["control", "service", "engine", "cache", "imaging", "domain"]),
     (
         "app",
         &[
-            "access", "config", "cli", "http", "ops", "control", "service", "engine", "cache",
-            "imaging", "domain",
+            "access", "audit", "config", "cli", "http", "ops", "control", "service", "engine",
+            "cache", "imaging", "domain",
         ],
     ),
 ];

@@ -78,6 +78,7 @@ codes! {
     Overloaded = 503, "overloaded", "The box is busy";
     EngineUnavailable = 503, "engine_unavailable", "Automatic segmentation is not available";
     InferenceFailed = 503, "inference_failed", "The engine failed on this request";
+    AuditUnavailable = 503, "audit_unavailable", "The audit trail can't be written";
     DecoderUnavailable = 503, "decoder_unavailable", "The image decoder is not available";
     Timeout = 504, "timeout", "No answer within the deadline";
 }

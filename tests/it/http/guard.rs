@@ -95,7 +95,8 @@ async fn from_afar(options: &Options, method: &str, path: &str) -> (u16, String)
         .body(Full::new(Bytes::new()))
         .unwrap();
     let (peer, local) = ("10.9.9.9:40000", "10.0.0.5:8642");
-    let ends = Connection { peer: peer.parse().unwrap(), local: local.parse().unwrap() };
+    let (peer, local) = (peer.parse().unwrap(), local.parse().unwrap());
+    let ends = Connection { peer, local, certificate: None };
     let response = handler.respond(request, ends).await;
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();

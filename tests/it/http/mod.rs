@@ -1,12 +1,14 @@
 //! The contract over real sockets, against the real service on the tiny seeded engine.
 
 mod answers;
+mod audit;
 mod errors;
 mod guard;
 mod limits;
 mod privacy;
 mod raw;
 mod segmentation;
+mod tls;
 mod tokens;
 
 use crate::support::engine::load_seeded;

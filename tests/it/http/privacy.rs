@@ -57,6 +57,20 @@ impl Daemon {
         String::from_utf8_lossy(&all).into_owned()
     }
 
+    /// No core file of it, of whatever size its starter allowed, and of no child of it.
+    fn is_not_dumped(&self) {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        for pid in format!("{pid} {}", children.unwrap_or_default()).split_whitespace() {
+            // A child may have ended in between.
+            if let Ok(limits) = std::fs::read_to_string(format!("/proc/{pid}/limits")) {
+                let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+                let words: Vec<_> = core.unwrap_or_default().split_whitespace().collect();
+                assert_eq!(words.get(4..6), Some(&["0", "0"][..]), "{pid}: {limits}");
+            }
+        }
+    }
+
     /// The arguments of the daemon and of its children.
     fn arguments(&self) -> String {
         let pid = self.child.id();
@@ -110,6 +124,8 @@ fn a_canary_in_every_identifying_place_is_found_nowhere() {
         ("Referer", "https://pacs.example/Kanarienvogel"),
         ("User-Agent", CANARY),
         ("Cookie", CANARY),
+        ("Authorization", "Bearer Kanarienvogel"),
+        ("X-Forwarded-For", "Kanarienvogel"),
     ];
     let json = ("Content-Type", "application/json");
     let mut answered = String::new();
@@ -180,6 +196,21 @@ fn a_canary_in_every_identifying_place_is_found_nowhere() {
     assert!(!figures.to_lowercase().contains(&CANARY.to_lowercase()), "{figures}");
     arguments += &daemon.arguments();
     assert!(arguments.contains("sam2d") && !arguments.contains(CANARY), "{arguments}");
+
+    // The trail knows that somebody asked for this patient, and not who the patient is.
+    let trail =
+        std::fs::read_to_string(home.path().join("state/audit/trail-000001.jsonl")).unwrap();
+    let hash = |id: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sam2d"));
+        command.args(["audit", "patient", "--state-dir"]).arg(home.path().join("state"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(id.as_bytes()).unwrap();
+        let said = child.wait_with_output().unwrap().stdout;
+        String::from_utf8(said).unwrap().trim().to_owned()
+    };
+    assert!(trail.contains(&format!("\"patient\":\"{}\"", hash(CANARY))), "{trail}");
+    assert!(!trail.contains(&hash("somebody else")), "{trail}");
+    daemon.is_not_dumped();
 
     let log = std::fs::read_to_string(home.path().join("log")).unwrap();
     assert!(log.matches("request_id=").count() > 15, "{log}");

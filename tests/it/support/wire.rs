@@ -25,7 +25,7 @@ impl Served {
         Self::serve(Server::bind(&options).await.unwrap(), service)
     }
 
-    fn serve(server: Server, service: Service) -> Self {
+    pub(crate) fn serve(server: Server, service: Service) -> Self {
         let address = server.addresses()[0];
         let (stop, stopped) = oneshot::channel();
         let serving = server.serve(service, async {
