@@ -89,7 +89,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    fn next(&self) -> Option<Job> {
+    pub(super) fn next(&self) -> Option<Job> {
         let mut state = locked(&self.state);
         loop {
             if let Some(job) = state.waiting.pop_front() {

@@ -185,3 +185,28 @@ fn what_waits_to_be_written_is_found_bounded_and_written_at_the_end() {
     assert_eq!((there, kept + refused), (kept, 200));
     assert!(kept >= 3);
 }
+
+/// Between the rename and the index, somebody removes the same entry: it has to wait, or the index
+/// would hold what the disk does not.
+#[test]
+fn writing_and_removing_one_key_wait_for_each_other() {
+    let bench = Bench::on_disk_only();
+    let cache = bench.open();
+    let (sender, removed) = std::sync::mpsc::channel();
+    let removing = cache.clone();
+    let _off = faults::on(move |op| {
+        if faults::name(op) == "sync shard" {
+            let (cache, done) = (removing.clone(), sender.clone());
+            std::thread::spawn(move || {
+                let gone = cache.shared.discard(Kind::Answer, &key(1), None, stats::Cause::Evicted);
+                done.send(gone).unwrap();
+            });
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    });
+    put(&cache, Kind::Answer, 1, 10);
+    assert!(removed.recv().unwrap());
+    assert!(!bench.file(Kind::Answer, &key(1)).exists());
+    assert_eq!(cache.stats().kinds[0].entries, 0);
+}

@@ -39,6 +39,46 @@ fn what_was_on_its_way_at_a_purge_does_not_come_back() {
     assert!(files_under(&bench.root().join("v1")).is_empty());
 }
 
+/// The purge comes while the entry is being made: between the count of purges and memory.
+#[test]
+fn what_was_being_made_at_a_purge_is_not_in_memory_either() {
+    let bench = Bench::new();
+    let purging: Arc<Mutex<Option<Cache>>> = Arc::default();
+    let armed = Arc::clone(&purging);
+    let clock = Clock::new(move || {
+        let purging = locked(&armed).take();
+        purging.map(|cache| cache.purge());
+        let now = Duration::from_millis(NOW_MS);
+        Reading { wall: SystemTime::UNIX_EPOCH + now, uptime: now }
+    });
+    let cache = Cache::open(bench.options.clone(), clock).unwrap();
+    wait_for_scan(&cache);
+    locked(&purging).replace(cache.clone());
+    let content = Content { metadata: b"m", sections: &[&[1; 9]] };
+    let put = cache.put(Kind::Answer, &key(1), content);
+    assert!(matches!(put, Err(PutError::Purged)), "{put:?}");
+    assert!(cache.peek(Kind::Answer, &key(1)).is_none());
+}
+
+/// As the writing thread has it in hand.
+#[test]
+fn what_is_being_written_at_a_purge_is_not_found_any_more() {
+    let bench = Bench::on_disk_only();
+    let shared = Shared::new(bench.options.clone(), bench.clock());
+    shared.attach().unwrap();
+    let content = Content { metadata: b"m", sections: &[&[1; 9]] };
+    let checked = entry::build(Kind::Answer, &key(1), NOW_MS, content).unwrap();
+    let checked = Arc::new(checked);
+    let job = Job { kind: Kind::Answer, key: key(1), checked, generation: shared.generation() };
+    shared.queue.push(job).unwrap();
+    let job = shared.queue.next().unwrap();
+    assert!(shared.lookup(Kind::Answer, &key(1)).is_some());
+    shared.forget_all();
+    assert!(shared.lookup(Kind::Answer, &key(1)).is_none());
+    assert!(matches!(shared.write(&job), Err(PutError::Purged)));
+    assert!(files_under(&bench.root().join("v1")).is_empty());
+}
+
 #[test]
 fn a_list_shows_every_entry_and_reads_none() {
     let bench = Bench::new();
