@@ -51,7 +51,7 @@ fn what_was_being_made_at_a_purge_is_not_in_memory_either() {
         let now = Duration::from_millis(NOW_MS);
         Reading { wall: SystemTime::UNIX_EPOCH + now, uptime: now }
     });
-    let cache = Cache::open(bench.options.clone(), clock).unwrap();
+    let cache = Cache::open(bench.options, clock).unwrap();
     wait_for_scan(&cache);
     locked(&purging).replace(cache.clone());
     let content = Content { metadata: b"m", sections: &[&[1; 9]] };
