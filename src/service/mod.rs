@@ -304,7 +304,7 @@ impl Inner {
             None => None,
             Some(source) => Some(self.mask_input(source, size, side).await?),
         };
-        let (clicks, bounds) = self.seeded(clicks, bounds, prompt_from, size, side).await?;
+        let clicks = self.seeded(clicks, bounds, prompt_from, size, side).await?;
         let prompt = Prompt::new(size, clicks, bounds, mask, self.options.max_clicks)?;
         fits(&prompt, engine.engine.max_points)?;
         let embedding_key = keys::embedding(resolved.key, &engine.engine.fingerprint);
@@ -583,7 +583,9 @@ impl Inner {
         .await?
     }
 
-    /// Adds what a neighbouring slice's answer says of the place to clicks and box.
+    /// Clicks, with one more in the middle of a neighbouring slice's answer where nobody has said
+    /// what is inside. The click alone, not the neighbour's box: walking through a volume, boxes
+    /// shrink or grow from slice to slice until the object is lost (docs/quality.md has figures).
     async fn seeded(
         self: &Arc<Self>,
         mut clicks: Vec<Click>,
@@ -591,24 +593,24 @@ impl Inner {
         prompt_from: Option<AnswerKey>,
         size: Size,
         side: usize,
-    ) -> Result<(Vec<Click>, Option<PromptBox>), ServiceError> {
-        let Some(key) = prompt_from else { return Ok((clicks, bounds)) };
+    ) -> Result<Vec<Click>, ServiceError> {
+        let Some(key) = prompt_from else { return Ok(clicks) };
         let inner = Arc::clone(self);
         let stored = blocking(move || inner.store.answer(key)).await?;
         let stored = stored.ok_or(ServiceError::UnknownMask)?;
         let place = (stored.logits.len() == side * side)
             .then(|| render::place(&stored.logits, side))
             .flatten();
-        let Some(([left, top, width, height], (x, y))) = place else {
+        let Some((x, y)) = place else {
             let text = "prompt_from names an answer whose mask is empty: click on the structure";
             return Err(ServiceError::Invalid(text.into()));
         };
         let (w, h) = (f64::from(size.width), f64::from(size.height));
-        let seed = PromptBox { x: left * w, y: top * h, width: width * w, height: height * h };
-        if clicks.is_empty() {
-            clicks.push(Click { x: x * w, y: y * h, label: ClickLabel::Inside });
+        let told = clicks.iter().any(|click| click.label == ClickLabel::Inside);
+        if !told && bounds.is_none() {
+            clicks.insert(0, Click { x: x * w, y: y * h, label: ClickLabel::Inside });
         }
-        Ok((clicks, bounds.or(Some(seed))))
+        Ok(clicks)
     }
 
     fn profile(&self, image_type: ImageType, target: Target) -> &Profile {

@@ -342,6 +342,63 @@ mod tests {
         assert!((one.confidence - 0.9).abs() < 1e-6);
     }
 
+    /// What the decoder says after `change`, with a profile.
+    fn changed(profile: &Profile, change: impl Fn(usize, &mut [f32])) -> Option<Found> {
+        let body = body();
+        let places = places(&body, profile);
+        let mut masks = squares(&places, 64, 0.9);
+        masks.logits.chunks_mut(64 * 64).enumerate().for_each(|(i, plane)| change(i, plane));
+        let mut chooser = Chooser::new(profile, &body, &places, 64);
+        chooser.add(&masks, 0);
+        chooser.choose(|iou, _| f64::from(iou))
+    }
+
+    #[test]
+    fn a_mask_that_its_other_prompts_do_not_repeat_is_dropped() {
+        // Only the first prompt that finds a square keeps it.
+        let alone = |profile: &Profile| {
+            let first = std::cell::Cell::new(None);
+            changed(profile, |prompt, plane| {
+                let found = plane.iter().any(|&logit| logit > 0.0);
+                if found && first.get().is_none() {
+                    first.set(Some(prompt));
+                } else {
+                    plane.fill(-8.0);
+                }
+            })
+        };
+        assert_eq!(alone(&Profile::default()), None);
+        assert!(alone(&Profile { min_agreement: 0.0, ..Profile::default() }).is_some());
+    }
+
+    #[test]
+    fn undecided_masks_are_dropped() {
+        let soft = |_: usize, plane: &mut [f32]| {
+            plane.iter_mut().filter(|logit| **logit < 0.0).for_each(|logit| *logit = -0.1);
+        };
+        assert_eq!(changed(&Profile::default(), soft), None);
+        assert!(changed(&Profile::default(), |_, _| ()).is_some());
+    }
+
+    #[test]
+    fn a_mask_beside_its_own_prompt_is_dropped() {
+        let beside = |_: usize, plane: &mut [f32]| plane.reverse();
+        // Mirrored, each square lies where the other's prompts are.
+        assert_eq!(changed(&Profile::default(), beside), None);
+    }
+
+    #[test]
+    fn of_equal_masks_the_one_at_the_place_looked_for_is_chosen() {
+        for (center, side) in [([0.15, 0.5], 0), ([0.85, 0.5], 1)] {
+            let found = found(&Profile { center, ..Profile::default() }, 0.9).unwrap();
+            let marked = |half: usize| {
+                let inside = |i: &usize| (i % 64 >= 32) == (half == 1);
+                (0..64 * 64).filter(|i| inside(i) && found.logits[*i] > 0.0).count()
+            };
+            assert!(marked(side) > 0 && marked(1 - side) == 0, "{center:?}");
+        }
+    }
+
     #[test]
     fn where_nothing_passes_there_is_no_mask() {
         assert_eq!(found(&Profile::default(), 0.3), None);

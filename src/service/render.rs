@@ -110,18 +110,13 @@ pub(super) fn mask_input(
     input.ok_or_else(|| ServiceError::Invalid("mask_input can't be used".to_owned()))
 }
 
-/// Where the mask of an answer lies, as shares of its picture: bounding box (left, top, width,
-/// height) and inner-most place. From the low-resolution logits, so that it costs nothing.
-pub(super) fn place(logits: &[f32], side: usize) -> Option<([f64; 4], (f64, f64))> {
+/// The inner-most place of an answer's mask, as shares of its picture; `None` where it is empty.
+/// From the low-resolution logits, so that it costs nothing.
+pub(super) fn place(logits: &[f32], side: usize) -> Option<(f64, f64)> {
     let inside = |x: usize, y: usize| logits.get(y * side + x).is_some_and(|&l| l > 0.0);
     let marked: Vec<(usize, usize)> =
         (0..side * side).map(|i| (i % side, i / side)).filter(|&(x, y)| inside(x, y)).collect();
-    let bounds = |values: fn(&(usize, usize)) -> usize| {
-        let low = marked.iter().map(values).min()?;
-        let high = marked.iter().map(values).max()?;
-        Some((low, high + 1))
-    };
-    let ((x0, x1), (y0, y1)) = (bounds(|p| p.0)?, bounds(|p| p.1)?);
+    let first = *marked.first()?;
     // City-block distance to the outside, in two passes: enough to find a place well inside.
     let mut depth = vec![0_usize; side * side];
     let at = |depth: &[usize], x: usize, y: usize| depth.get(y * side + x).copied().unwrap_or(0);
@@ -132,7 +127,7 @@ pub(super) fn place(logits: &[f32], side: usize) -> Option<([f64; 4], (f64, f64)
             *here = up.min(left) + 1;
         }
     }
-    let mut inmost = (0, (x0, y0));
+    let mut inmost = (0, first);
     for &(x, y) in marked.iter().rev() {
         let down = if y + 1 < side { at(&depth, x, y + 1) } else { 0 };
         let right = if x + 1 < side { at(&depth, x + 1, y) } else { 0 };
@@ -144,12 +139,8 @@ pub(super) fn place(logits: &[f32], side: usize) -> Option<([f64; 4], (f64, f64)
             inmost = (here, (x, y));
         }
     }
-    let share = |v: usize| v as f64 / side as f64;
     let (x, y) = inmost.1;
-    Some((
-        [share(x0), share(y0), share(x1 - x0), share(y1 - y0)],
-        ((x as f64 + 0.5) / side as f64, (y as f64 + 0.5) / side as f64),
-    ))
+    Some(((x as f64 + 0.5) / side as f64, (y as f64 + 0.5) / side as f64))
 }
 
 #[cfg(test)]
@@ -158,13 +149,12 @@ mod tests {
     use crate::domain::slice::{Format, SliceInfo, Voi};
 
     #[test]
-    fn the_place_of_a_mask_is_its_box_and_a_point_well_inside() {
+    fn the_place_of_a_mask_is_a_point_well_inside() {
         let side = 16;
         let inside = |i: usize| (4..12).contains(&(i % side)) && (2..8).contains(&(i / side));
         let logits: Vec<f32> =
             (0..side * side).map(|i| if inside(i) { 3.0 } else { -3.0 }).collect();
-        let (bounds, (x, y)) = place(&logits, side).unwrap();
-        assert_eq!(bounds, [0.25, 0.125, 0.5, 0.375]);
+        let (x, y) = place(&logits, side).unwrap();
         assert!((0.35..0.65).contains(&x) && (0.25..0.4).contains(&y), "{x} {y}");
         assert_eq!(place(&[-1.0; 4], 2), None);
     }

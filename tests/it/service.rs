@@ -5,6 +5,7 @@ use crate::support::engine::{Orders, load_obedient, load_seeded};
 use crate::support::{Setup, click, disc_png, image, one_click, service};
 use sam2d::domain::key::{AnswerKey, ImageKey, Sum};
 use sam2d::domain::mask::{ImageType, Target};
+use sam2d::domain::prompt::{ClickLabel, PromptBox};
 use sam2d::domain::slice::{Window, WindowFunction};
 use sam2d::engine::package::Package;
 use sam2d::engine::worker::State;
@@ -242,8 +243,21 @@ async fn a_neighbouring_answer_seeds_the_prompt() {
     next.prompt_from = Some(first.answer.key);
     let decodes = calls(&service).1;
     let seeded = service.segment(next.clone()).await.unwrap();
-    assert_eq!(calls(&service).1 - decodes, 1, "one definite prompt, not a grid");
+    assert_eq!(calls(&service).1 - decodes, 1, "one click, not a grid");
     assert!(!seeded.cached);
+    // What somebody says of this slice counts alone: the same prompt as without the neighbour.
+    let own_click = one_click(&Ct::default().bytes(), 30.0, 30.0);
+    let own_box = PromptBox { x: 20.0, y: 20.0, width: 30.0, height: 30.0 };
+    let boxed = SegmentRequest { clicks: Vec::new(), bounds: Some(own_box), ..own_click.clone() };
+    for own in [own_click.clone(), boxed] {
+        service.segment(own.clone()).await.unwrap();
+        let both = SegmentRequest { prompt_from: next.prompt_from, ..own };
+        assert!(service.segment(both).await.unwrap().cached);
+    }
+    // A click outside says nothing of what is inside: the neighbour still does.
+    let mut outside = SegmentRequest { prompt_from: next.prompt_from, ..own_click };
+    outside.clicks[0].label = ClickLabel::Outside;
+    assert!(!service.segment(outside).await.unwrap().cached);
     next.prompt_from = Some(AnswerKey(Sum::of(b"nothing")));
     assert!(matches!(service.segment(next).await, Err(ServiceError::UnknownMask)));
 }
