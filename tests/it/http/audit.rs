@@ -98,9 +98,14 @@ async fn a_full_audit_disk_stops_segmenting_where_that_is_asked_for() {
                 assert!(!answer.text().contains("mask_data"));
             }
         }
-        let health = served.get("/api/segmentation/sam2/health").await.text();
-        assert!(health.contains("the audit trail can't be written"), "{health}");
-        // With `go` nobody waits for the trail: what it counts comes a moment later.
+        // With `go` nobody waits for the trail: what it says and counts comes a moment later.
+        let said = async {
+            let trouble = "the audit trail can't be written";
+            while !served.get("/api/segmentation/sam2/health").await.text().contains(trouble) {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), said).await.unwrap();
         if when_full == WhenFull::Stop {
             assert!(served.metric("sam2d_audit_records_total{kind=\"lost\"}").await >= 2.0);
         }
