@@ -1,6 +1,6 @@
 //! Who holds a token and what it lets them do, and what the box itself shows.
 //!
-//! [`certificate`] makes the box's own; [`token`] is what a client shows, [`file`] where only hashes of it are kept, [`keeper`] what a
+//! [`certificate`] makes the box's own; [`token`] is what a client shows, [`mod@file`] where only hashes of it are kept, [`keeper`] what a
 //! running daemon asks, [`throttle`] what slows guessing down. Knows no HTTP and no command line.
 //!
 //! Invariants:

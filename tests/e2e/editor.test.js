@@ -528,7 +528,7 @@ person('while the next slice, or another series, is on its way, the page says so
     const held = () => new Promise((resolve) => Object.assign(window, { letThrough: resolve }));
     let gate = held();
     Object.assign(window, { holdAgain: () => void (gate = held()) });
-    window.createImageBitmap = /** @type {any} */ (async (/** @type {ImageBitmapSource} */ source) => (await gate, make.call(window, source)));
+    window.createImageBitmap = /** @type {any} */ (async (/** @type {ImageBitmapSource} */ source) => (await gate, /** @type {any} */ (make).call(window, source)));
     Blob.prototype.arrayBuffer = async function () {
       await gate;
       return read.call(this);

@@ -190,6 +190,8 @@ test('a box that wants a token is given one, in this tab only', options, async (
   const daemon = await Daemon.start();
   const right = daemon.token('create', 'editor');
   const metrics = daemon.token('create', 'monitoring', '--scope', 'metrics');
+  // The daemon looks at its tokens once a second; from then on it tells strangers less.
+  while ('model' in (await (await fetch(`${daemon.url}/api/segmentation/sam2/health`)).json())) await new Promise((resolve) => setTimeout(resolve, 50));
   const editor = await EditorPage.open(browser, daemon.url);
   const { page } = editor;
   try {
