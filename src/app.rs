@@ -5,31 +5,39 @@
 //! then decoder, cache, engine, service, HTTP. End: no new connections, requests under way are
 //! answered, the engine thread ends, the cache writes what still waits.
 
+mod reload;
+mod sockets;
+
 use crate::access::keeper::Keeper;
 use crate::audit::{Audit, Event, Kind};
 use crate::cache::{Cache, Clock};
+use crate::cli::accept::AcceptArgs;
 use crate::cli::cache::CacheArgs;
 use crate::cli::doctor::{DoctorArgs, Elsewhere, Level};
 use crate::cli::{
-    audit::AuditArgs, cert::CertArgs, engine::EngineCommand, health::HealthArgs,
+    ServeArgs, audit::AuditArgs, cert::CertArgs, engine::EngineCommand, health::HealthArgs,
     segment::SegmentArgs, token::TokenArgs,
 };
 use crate::config::Config;
 use crate::engine::package::Package;
 use crate::engine::worker::{Engine, Fatal, Hooks, State};
-use crate::http::server::{BindError, Server};
+use crate::http::server::Server;
 use crate::http::tls::{ClientCertificates, Tls};
 use crate::imaging::decoder::Decoder;
 use crate::imaging::overlay;
-use crate::service::loader::{self, Reach};
+use crate::ops::exits::Run;
+use crate::ops::systemd::Socket;
+use crate::service::loader::Reach;
 use crate::service::selftest::Passed;
 use crate::service::{Parts, Service};
 use crate::{cli, control, http, ops};
 use anyhow::Context as _;
+use reload::{Reload, Seam};
 use sha2::{Digest, Sha256};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -52,23 +60,26 @@ const GOLDEN_OVERLAY: &str = "golden-overlay.png";
 
 /// Runs the daemon until SIGTERM or SIGINT.
 #[must_use]
-pub fn serve(config: Config) -> ExitCode {
+pub fn serve(config: Config, args: ServeArgs) -> ExitCode {
     if let Err(error) = ops::telemetry::start(&config.log) {
         return failed(EX_CONFIG, &error);
     }
-    runtime(|| run(config))
+    // Before there are threads: it reads the environment that systemd gave.
+    let inherited = match sockets::inherited() {
+        Ok(inherited) => inherited,
+        Err(error) => return failed(EX_CONFIG, &error),
+    };
+    runtime(|| run(config, args, inherited))
 }
 
-async fn run(config: Config) -> ExitCode {
-    let keeper = match may_listen(&config) {
-        Ok(keeper) => keeper,
-        Err(error) => return failed_with(EX_CONFIG, &error),
+async fn run(config: Config, args: ServeArgs, inherited: Vec<TcpListener>) -> ExitCode {
+    let Ok(hangups) = signal(SignalKind::hangup()) else {
+        return failed_with(EX_SOFTWARE, &anyhow::anyhow!("no handler for SIGHUP can be set"));
     };
-    let server = match Server::bind(&config.http).await {
-        Ok(server) => server.with_tokens(keeper.clone(), &config.access),
-        Err(error @ BindError { .. }) => return failed(1, &error),
+    let (mut server, keeper) = match open(&config, inherited).await {
+        Ok(opened) => opened,
+        Err(code) => return code,
     };
-    let mut server = server;
     if !config.tls.listen.is_empty() {
         let tls = match Tls::open(&config.tls, &config.state_dir()) {
             Ok(tls) => tls,
@@ -88,7 +99,9 @@ async fn run(config: Config) -> ExitCode {
     }
     let addresses = server.addresses().to_vec();
     let tls_addresses = server.tls_addresses();
-    let service = match start(&config, Some(&addresses), cache(&config)) {
+    let run = Run::begin_here();
+    let seam = Arc::new(Seam::new(&config.engine, &run));
+    let service = match start(&config, &seam, Some(&addresses), cache(&config)) {
         Ok(service) => service,
         Err(error) => return failed_with(EX_SOFTWARE, &error),
     };
@@ -97,12 +110,21 @@ async fn run(config: Config) -> ExitCode {
     if let Some(audit) = &audit {
         tokio::spawn(record_engines(service.engine().clone(), audit.clone()));
     }
-    tokio::spawn(ops::systemd::follow(service.engine().clone()));
+    tokio::spawn(ops::systemd::follow(service.engine().clone(), Socket));
+    let limits = ops::watchdog::Limits {
+        call: Duration::from_secs(config.engine.hang_s),
+        load: Duration::from_secs(config.engine.load_hang_s),
+    };
+    tokio::spawn(ops::watchdog::earn(service.engine().clone(), limits, Socket));
     if config.engine.required && !is_ready(&service).await {
         eprintln!("sam2d: no engine, and engine.required is set");
+        run.end();
         return ExitCode::from(EX_UNAVAILABLE);
     }
+    let reload = Reload::new(args, config, seam, service.clone(), reach(Some(&addresses)));
+    let reloads = tokio::spawn(reload.follow(hangups));
     let drained = server.serve(service.clone(), stop_signal()).await;
+    reloads.abort();
     if let Some(control) = control {
         control.abort();
         let _ = control.await;
@@ -112,6 +134,7 @@ async fn run(config: Config) -> ExitCode {
         audit.note(Event::own(Kind::Stop, if drained { "drained" } else { "not all answered" }));
         let _ = tokio::task::spawn_blocking(move || audit.finish()).await;
     }
+    run.end();
     tracing::info!(drained, "stopped");
     ExitCode::SUCCESS
 }
@@ -167,26 +190,45 @@ async fn record_engines(engine: Engine, audit: Audit) {
     }
 }
 
+/// The sockets to serve, if these rules let them be served: systemd's, else those of `http.listen`.
+async fn open(config: &Config, inherited: Vec<TcpListener>) -> Result<(Server, Keeper), ExitCode> {
+    let may = |addresses: &[SocketAddr]| {
+        may_listen(config, addresses).map_err(|error| failed_with(EX_CONFIG, &error))
+    };
+    if inherited.is_empty() {
+        let keeper = may(&config.http.listen)?;
+        let server = Server::bind(&config.http).await.map_err(|error| failed(1, &error))?;
+        return Ok((server.with_tokens(keeper.clone(), &config.access), keeper));
+    }
+    let server = Server::adopt(inherited, &config.http).map_err(|error| failed(1, &error))?;
+    let keeper = may(server.addresses())?;
+    Ok((server.with_tokens(keeper.clone(), &config.access), keeper))
+}
+
+/// Who can reach these addresses?
+fn reach(addresses: Option<&[SocketAddr]>) -> Reach {
+    let loopback = |all: &[SocketAddr]| all.iter().all(|a| a.ip().is_loopback());
+    Reach { loopback_only: addresses.is_none_or(loopback) }
+}
+
 /// The rooms below HTTP.
 fn start(
     config: &Config,
+    seam: &Arc<Seam>,
     addresses: Option<&[SocketAddr]>,
     cache: Option<Cache>,
 ) -> anyhow::Result<Service> {
     let decoder = Decoder::start(config.decoder.clone())?;
     let picture = config.state_dir().join(GOLDEN_OVERLAY);
     let serving = addresses.is_some();
-    let reach = Reach {
-        loopback_only: addresses.is_none_or(|all| all.iter().all(|a| a.ip().is_loopback())),
-    };
-    let passed = Box::new(move |package: &Package, passed: &Passed| {
+    let on_passed = move |package: &Package, passed: &Passed| {
         if serving {
             report(package, passed, &picture);
         }
-    });
-    let watched = config.engine.clone();
-    let hooks = Hooks::new(loader::loader(config.engine.clone(), reach, passed))
-        .watching(move || loader::revision(&watched))
+    };
+    let watched = Arc::clone(seam);
+    let hooks = Hooks::new(Arc::clone(seam).loader(reach(addresses), on_passed))
+        .watching(move || watched.revision())
         .on_fatal(|fatal| lost(&fatal));
     let engine = Engine::start((&config.engine).into(), hooks)?;
     let lifetime = Duration::from_secs(u64::from(config.cache.lifetime_hours) * 3600);
@@ -301,7 +343,7 @@ async fn stop_signal() {
         _ = term.recv() => tracing::info!("SIGTERM: finishing what was accepted"),
         _ = int.recv() => tracing::info!("SIGINT: finishing what was accepted"),
     }
-    ops::systemd::stopping();
+    ops::systemd::stopping(&Socket);
 }
 
 /// `sam2d segment`.
@@ -319,7 +361,8 @@ pub fn segment(args: SegmentArgs) -> ExitCode {
     }
     runtime(|| async move {
         let cache = if args.cache { cache(&config) } else { None };
-        let service = match start(&config, None, cache) {
+        let seam = Arc::new(Seam::new(&config.engine, &Run::begin(None, 0)));
+        let service = match start(&config, &seam, None, cache) {
             Ok(service) => service,
             Err(error) => return failed_with(EX_SOFTWARE, &error),
         };
@@ -407,21 +450,37 @@ pub fn health(args: HealthArgs) -> ExitCode {
     runtime(|| cli::health::run(args))
 }
 
+/// `sam2d accept`.
+#[must_use]
+pub fn accept(args: AcceptArgs) -> ExitCode {
+    runtime(|| async move {
+        match cli::accept::run(&args).await {
+            Ok(passed) => ExitCode::from(u8::from(!passed)),
+            Err(error) => failed_with(1, &error),
+        }
+    })
+}
+
 /// `sam2d doctor`.
 #[must_use]
 pub fn doctor(args: &DoctorArgs) -> ExitCode {
     let diagnosis = cli::doctor::examine(&args.common, |config| Elsewhere {
-        open_address: may_listen(config).err().map(|error| error.to_string()),
+        open_address: may_listen(config, &config.http.listen).err().map(|error| error.to_string()),
         findings: Vec::new(),
     });
+    if let Some(file) = &args.bundle
+        && let Err(error) = diagnosis.bundle(file)
+    {
+        return failed_with(1, &anyhow::anyhow!("{}: {error}", file.display()));
+    }
     print!("{}", if args.json { diagnosis.json() } else { diagnosis.text() });
     ExitCode::from(u8::from(diagnosis.worst() == Level::Fault))
 }
 
-/// Does something say who may ask, on every address that strangers can reach?
-fn may_listen(config: &Config) -> anyhow::Result<Keeper> {
+/// Does something say who may ask, on every one of these addresses that strangers can reach?
+fn may_listen(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<Keeper> {
     let keeper = Keeper::open(&config.access, &config.tokens_path())?;
-    http::guard::may_listen(&config.http, &config.http.listen, &keeper)?;
+    http::guard::may_listen(&config.http, addresses, &keeper)?;
     // Client certificates are a rule for who may, on the addresses that ask for them.
     let open = match config.tls.client_certificates {
         ClientCertificates::Off => config.tls.listen.as_slice(),

@@ -7,11 +7,15 @@
 //! It does not open, create or check anything outside the file itself; `sam2d doctor` does.
 
 use crate::{access, audit, cache, control, engine, http, imaging, ops, service};
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_FILE: &str = "/etc/sam2d/sam2d.toml";
+
+/// What systemd makes of the unit's `StateDirectory=`.
+const INSTALLED_STATE: &str = "/var/lib/sam2d/state";
 
 const ENV_PREFIX: &str = "SAM2D_";
 
@@ -62,7 +66,8 @@ pub struct Inbox {
 #[serde(default, deny_unknown_fields)]
 pub struct State {
     /// What must outlive a restart (overlay of the golden image, audit, secrets). Default:
-    /// `$STATE_DIRECTORY`, else `~/.local/state/sam2d`.
+    /// `$STATE_DIRECTORY`, else the installed service's `/var/lib/sam2d/state` where this user may
+    /// write, else `~/.local/state/sam2d`.
     pub path: Option<PathBuf>,
 }
 
@@ -180,11 +185,16 @@ impl Config {
         self.audit.path.clone().unwrap_or_else(|| self.state_dir().join(audit::FOLDER))
     }
 
-    /// Folder for state: configured, systemd's, or the user's own.
+    /// Folder for state: configured, systemd's, the installed service's when this user is it or
+    /// root (so that `sam2d doctor` or `sam2d token` mean the daemon's), or the user's own.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
-        let own = || home(".local/state/sam2d");
-        self.state.path.clone().or_else(|| systemd_dir("STATE_DIRECTORY")).unwrap_or_else(own)
+        let installed = || {
+            let path = PathBuf::from(INSTALLED_STATE);
+            rustix::fs::access(&path, Access::WRITE_OK | Access::EXEC_OK).is_ok().then_some(path)
+        };
+        let named = self.state.path.clone().or_else(|| systemd_dir("STATE_DIRECTORY"));
+        named.or_else(installed).unwrap_or_else(|| home(".local/state/sam2d"))
     }
 }
 

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     }
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => match args.load() {
-            Ok(config) => app::serve(config),
+            Ok(config) => app::serve(config, args),
             Err(error) => failed(EX_CONFIG, &error),
         },
         Command::Segment(args) => app::segment(args),
@@ -34,6 +34,14 @@ fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(error) => failed(EX_CONFIG, &error),
+        },
+        Command::Accept(args) => app::accept(args),
+        Command::Man(args) => match cli::man::run(Cli::command(), &args) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(1, &error),
         },
         Command::Doctor(args) => app::doctor(&args),
         Command::Openapi => {

@@ -3,13 +3,16 @@
 //! Exit codes: 0; 1 the work failed; 2 usage; 69 no engine although one is required; 70 internal,
 //! device lost, hang; 78 configuration.
 
+pub mod accept;
 pub mod audit;
 pub mod cache;
 pub mod cert;
 pub mod check_config;
+mod client;
 pub mod doctor;
 pub mod engine;
 pub mod health;
+pub mod man;
 pub mod segment;
 pub mod token;
 
@@ -56,6 +59,8 @@ pub enum Command {
     Health(health::HealthArgs),
     /// Check a configuration file and show what results
     CheckConfig(check_config::CheckConfigArgs),
+    /// Test an installation as a client would, and write a Markdown report; exit code 1 when a step fails
+    Accept(accept::AcceptArgs),
     /// Say what is wrong on this machine and what to do about it; exit code 1 when something is
     Doctor(doctor::DoctorArgs),
     /// Print the OpenAPI document of the service
@@ -65,6 +70,9 @@ pub enum Command {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages (for packagers)
+    #[command(hide = true)]
+    Man(man::ManArgs),
     /// Parse one image from a stranger (started by the daemon itself)
     #[command(hide = true)]
     DecodeChild,

@@ -6,6 +6,8 @@
 
 mod contract;
 pub mod cpu;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod package;
 pub mod select;
 pub mod tensorrt;

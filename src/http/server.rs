@@ -142,6 +142,21 @@ impl Server {
         all.filter(|(door, _)| door.tls.is_some()).map(|(_, address)| *address).collect()
     }
 
+    /// Serves sockets that someone else opened, whatever `http.listen` says: systemd keeps them over
+    /// our restarts, so that nobody is refused meanwhile.
+    ///
+    /// # Errors
+    /// When one of them is no listening socket.
+    pub fn adopt(sockets: Vec<std::net::TcpListener>, options: &Options) -> io::Result<Self> {
+        let (mut doors, mut addresses) = (Vec::new(), Vec::new());
+        for socket in sockets {
+            addresses.push(socket.local_addr()?);
+            socket.set_nonblocking(true)?;
+            doors.push(Door { listener: TcpListener::from_std(socket)?, tls: None });
+        }
+        Ok(Self { doors, addresses, options: options.clone(), security: Security::default() })
+    }
+
     /// What it listens on, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {

@@ -1,6 +1,8 @@
 //! What an operator sees: logs, and the words of health.
 
 pub mod admin;
+pub mod exits;
 pub mod memory;
 pub mod systemd;
 pub mod telemetry;
+pub mod watchdog;

@@ -56,6 +56,10 @@ pub fn loader(
 /// can't be loaded.
 fn tested(package: &Package, options: &Options) -> Result<(Box<dyn Backend>, Passed), LoadError> {
     let mut backend = backend(package, options)?;
+    #[cfg(feature = "faults")]
+    {
+        backend = crate::engine::faults::Faulty::around(backend);
+    }
     let error = match selftest::run(package, backend.as_mut()) {
         Ok(passed) => return Ok((backend, passed)),
         Err(error) => load_error(error),

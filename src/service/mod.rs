@@ -36,7 +36,7 @@ use crate::engine::package::manifest::Selection;
 use crate::engine::select::{PromptKind, choose};
 use crate::engine::worker::{Class, Cost, Deadline, Engine, EngineError, LoadedInfo, State};
 use crate::imaging::decoder::Decoder;
-use crate::imaging::{Levels, png, preprocess};
+use crate::imaging::{Levels, png, postprocess, preprocess};
 use bytes::Bytes;
 use error::ServiceError;
 use flight::Flight;
@@ -48,7 +48,7 @@ use request::{
     Segmented, Timings,
 };
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use store::{Era, Store, StoredAnswer};
 
@@ -75,7 +75,8 @@ pub struct Parts<'a> {
 }
 
 struct Inner {
-    options: Options,
+    /// In force now; a request keeps those that it began with.
+    options: RwLock<Arc<Options>>,
     engine: Engine,
     decoder: Decoder,
     inbox: Inbox,
@@ -102,7 +103,7 @@ impl Service {
         let service = Self(Arc::new(Inner {
             inbox: Inbox::open(parts.inbox, parts.max_image_bytes)?,
             store: Store::new(&parts.options, parts.cache, parts.lifetime),
-            options: parts.options,
+            options: RwLock::new(Arc::new(parts.options)),
             engine: parts.engine,
             decoder: parts.decoder,
             encodes: Flight::new(),
@@ -110,6 +111,11 @@ impl Service {
         }));
         tokio::spawn(remember_verified(service.0.engine.clone(), Arc::downgrade(&service.0)));
         Ok(service)
+    }
+
+    /// Takes other options from the next request on; memory budgets stay as they were.
+    pub fn reconfigure(&self, options: Options) {
+        *self.0.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
     }
 
     /// Segments an image.
@@ -298,6 +304,7 @@ impl Inner {
     ) -> Result<Segmented, ServiceError> {
         let Question { image_type, clicks, bounds, target, mask_input, prompt_from, deadline } =
             question;
+        let options = self.options();
         let size = resolved.record.size;
         let side = engine.engine.input_size / 4;
         let mask = match mask_input {
@@ -305,17 +312,17 @@ impl Inner {
             Some(source) => Some(self.mask_input(source, size, side).await?),
         };
         let clicks = self.seeded(clicks, bounds, prompt_from, size, side).await?;
-        let prompt = Prompt::new(size, clicks, bounds, mask, self.options.max_clicks)?;
+        let prompt = Prompt::new(size, clicks, bounds, mask, options.max_clicks)?;
         fits(&prompt, engine.engine.max_points)?;
         let embedding_key = keys::embedding(resolved.key, &engine.engine.fingerprint);
-        let profile = self.profile(image_type, target);
+        let profile = profile(&options, image_type, target);
         let key = keys::answer(&keys::AnswerFields {
             embedding: embedding_key,
             prompt: &prompt,
             image_type,
             target,
             profile,
-            clean: &self.options.clean,
+            clean: &options.clean,
         });
         let inner = Arc::clone(self);
         let hit = blocking(move || inner.store.answer(key)).await?;
@@ -323,12 +330,14 @@ impl Inner {
         let (stored, embedding_cached) = match hit {
             Some(stored) => (stored, true),
             None => {
-                let job = Job { engine: &engine, prompt, image_type, profile, key, deadline };
+                let clean = options.clean;
+                let job =
+                    Job { engine: &engine, prompt, image_type, profile, clean, key, deadline };
                 self.answer(&resolved, embedding_key, job, &mut timings).await?
             }
         };
         let answer = stored.answer.clone();
-        let warnings = self.warnings(&engine, &answer);
+        let warnings = warnings(&options, &engine, &answer);
         Ok(Segmented {
             answer,
             cached,
@@ -400,16 +409,16 @@ impl Inner {
         let side = job.engine.engine.input_size / 4;
         let confidence = found.as_ref().map_or(0.0, |found| found.confidence);
         let (inner, size, expires) = (Arc::clone(self), resolved.record.size, self.store.expiry());
-        let (key, image_type, prompt, era) = (job.key, job.image_type, job.prompt, resolved.era);
+        let (key, image_type, prompt) = (job.key, job.image_type, job.prompt);
+        let (clean, era) = (job.clean, resolved.era);
         let started = Instant::now();
         let stored = blocking(move || {
-            let clean = &inner.options.clean;
             let recipe = render::Recipe {
                 key,
                 size,
                 image_type,
                 prompt: &prompt,
-                clean,
+                clean: &clean,
                 confidence,
                 expires,
             };
@@ -613,23 +622,18 @@ impl Inner {
         Ok(clicks)
     }
 
-    fn profile(&self, image_type: ImageType, target: Target) -> &Profile {
-        let profiles = &self.options.profiles;
-        match (image_type, target) {
-            (ImageType::L3, _) => &profiles.l3,
-            (ImageType::Middle, Target::Psoas) => &profiles.psoas,
-            (ImageType::Middle, Target::Muscle) => &profiles.muscle,
-            (ImageType::Auto, _) => &profiles.auto,
-        }
+    fn options(&self) -> Arc<Options> {
+        Arc::clone(&self.options.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
 
-    fn warnings(&self, engine: &LoadedInfo, answer: &Answer) -> Vec<String> {
-        let mut warnings = loader::warnings(engine);
-        let confidence = answer.confidence;
-        if answer.bounding_box.is_some() && confidence < self.options.low_confidence {
-            warnings.push(format!("low confidence ({confidence:.2}): check this mask with care"));
-        }
-        warnings
+fn profile(options: &Options, image_type: ImageType, target: Target) -> &Profile {
+    let profiles = &options.profiles;
+    match (image_type, target) {
+        (ImageType::L3, _) => &profiles.l3,
+        (ImageType::Middle, Target::Psoas) => &profiles.psoas,
+        (ImageType::Middle, Target::Muscle) => &profiles.muscle,
+        (ImageType::Auto, _) => &profiles.auto,
     }
 }
 
@@ -661,12 +665,22 @@ impl Question {
     }
 }
 
+fn warnings(options: &Options, engine: &LoadedInfo, answer: &Answer) -> Vec<String> {
+    let mut warnings = loader::warnings(engine);
+    let confidence = answer.confidence;
+    if answer.bounding_box.is_some() && confidence < options.low_confidence {
+        warnings.push(format!("low confidence ({confidence:.2}): check this mask with care"));
+    }
+    warnings
+}
+
 /// A miss on its way to an answer.
 struct Job<'a> {
     engine: &'a Arc<LoadedInfo>,
     prompt: Prompt,
     image_type: ImageType,
     profile: &'a Profile,
+    clean: postprocess::Options,
     key: AnswerKey,
     deadline: Instant,
 }

@@ -8,6 +8,7 @@ mod decoder;
 mod dicom_support;
 mod http;
 mod layering;
+mod operations;
 mod parity;
 mod service;
 mod support;

@@ -9,6 +9,7 @@
 //! 2. A fault or warning always says what to do about it; that is held by [`Finding`]'s constructors.
 //! 3. Nothing that it says comes from a request.
 
+mod bundle;
 mod checks;
 mod device;
 mod finding;
@@ -19,6 +20,8 @@ use super::CommonArgs;
 use crate::config::Config;
 use clap::Args;
 use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Flags.
 #[derive(Debug, Args)]
@@ -26,6 +29,9 @@ pub struct DoctorArgs {
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,
+    /// Also write an archive for whoever helps: findings, configuration, versions, log; no secrets
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
     /// Shared flags.
     #[command(flatten)]
     pub common: CommonArgs,
@@ -41,9 +47,10 @@ pub struct Elsewhere {
 }
 
 /// What it found, and the words for it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Diagnosis {
     findings: Vec<Finding>,
+    config: Option<Config>,
 }
 
 /// Looks at everything. `elsewhere` is asked once the configuration is known.
@@ -62,7 +69,7 @@ pub fn examine(common: &CommonArgs, elsewhere: impl FnOnce(&Config) -> Elsewhere
         device::device(&config.engine, package.as_ref(), &mut findings);
         findings.extend(elsewhere.findings);
     }
-    Diagnosis { findings }
+    Diagnosis { findings, config }
 }
 
 impl Diagnosis {
@@ -76,6 +83,14 @@ impl Diagnosis {
     #[must_use]
     pub fn worst(&self) -> Level {
         self.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Fine)
+    }
+
+    /// Writes the archive for whoever helps.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn bundle(&self, path: &Path) -> io::Result<()> {
+        bundle::write(path, self, self.config.as_ref())
     }
 
     /// For people.
@@ -126,7 +141,7 @@ mod tests {
             Finding::warning(Section::Ports, "a port", "do this"),
             Finding::fault(Section::Ports, "no port", "do that"),
         ];
-        let diagnosis = Diagnosis { findings };
+        let diagnosis = Diagnosis { findings, config: None };
         assert_eq!(diagnosis.worst(), Level::Fault);
         let text = diagnosis.text();
         assert!(text.contains("→ do that") && text.ends_with("1 wrong, 1 to look at\n"), "{text}");

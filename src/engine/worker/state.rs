@@ -67,6 +67,9 @@ pub enum LoadError {
     /// There is nothing to load, by decision; only reload or a new package helps.
     #[error("{0}")]
     NotConfigured(String),
+    /// It ended the process too often lately, and is left alone for a while.
+    #[error("{0}")]
+    Held(String),
     /// The package is missing, damaged or not the pinned one.
     #[error(transparent)]
     Package(#[from] PackageError),
@@ -101,6 +104,7 @@ impl LoadError {
     pub fn public(&self) -> &'static str {
         match self {
             Self::NotConfigured(_) => "no engine is configured",
+            Self::Held(_) => "the service had to restart several times; the engine is left alone",
             Self::Package(_) => "the engine package is missing, damaged or not the pinned one",
             Self::Cpu(_) => "the engine package can't be run on this box",
             Self::TensorRt(error) => error.public(),

@@ -1,0 +1,34 @@
+//! Sockets that systemd opened for us (`sam2d.socket`), by sd_listen_fds(3).
+//!
+//! They are ours alone: a decoder child that inherited one could answer in our name, so each is
+//! closed on exec before any child is started.
+
+use listenfd::ListenFd;
+use rustix::io::{FdFlags, fcntl_setfd};
+use std::io;
+use std::net::TcpListener;
+
+/// What was handed over can't be served.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "systemd handed over socket {index}, which can't be served: {source}; sam2d.socket takes ListenStream= with addresses and ports only"
+)]
+pub(super) struct SocketError {
+    index: usize,
+    source: io::Error,
+}
+
+/// All that was handed over, in the socket unit's order; none without socket activation.
+pub(super) fn inherited() -> Result<Vec<TcpListener>, SocketError> {
+    let mut handed = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..handed.len() {
+        let failed = |source| SocketError { index, source };
+        let listener = handed.take_tcp_listener(index).map_err(failed)?;
+        if let Some(listener) = listener {
+            fcntl_setfd(&listener, FdFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+            listeners.push(listener);
+        }
+    }
+    Ok(listeners)
+}
