@@ -102,7 +102,7 @@ def home(tmp_path: Path) -> Path:
 
 def s_client(port: int, authority: Path, *words: str) -> tuple[int, str]:
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost", "-CAfile", authority]
-    done = subprocess.run([*command, "-verify_return_error", *words], input="", capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "-verify_return_error", *words], input="", capture_output=True, text=True, errors="replace", timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 
