@@ -5,19 +5,14 @@
 //! then decoder, cache, engine, service, HTTP. End: no new connections, requests under way are
 //! answered, the engine thread ends, the cache writes what still waits.
 
+pub mod command;
 mod reload;
 mod sockets;
 
 use crate::access::keeper::Keeper;
 use crate::audit::{Audit, Event, Kind};
 use crate::cache::{Cache, Clock};
-use crate::cli::accept::AcceptArgs;
-use crate::cli::cache::CacheArgs;
-use crate::cli::doctor::{DoctorArgs, Elsewhere, Level};
-use crate::cli::{
-    ServeArgs, audit::AuditArgs, cert::CertArgs, engine::EngineCommand, health::HealthArgs,
-    segment::SegmentArgs, token::TokenArgs,
-};
+use crate::cli::ServeArgs;
 use crate::config::Config;
 use crate::engine::package::Package;
 use crate::engine::worker::{Engine, Fatal, Hooks, State};
@@ -30,7 +25,7 @@ use crate::ops::systemd::Socket;
 use crate::service::loader::Reach;
 use crate::service::selftest::Passed;
 use crate::service::{Parts, Service};
-use crate::{cli, control, http, ops};
+use crate::{control, http, ops};
 use anyhow::Context as _;
 use reload::{Reload, Seam};
 use sha2::{Digest, Sha256};
@@ -346,137 +341,6 @@ async fn stop_signal() {
     ops::systemd::stopping(&Socket);
 }
 
-/// `sam2d segment`.
-#[must_use]
-pub fn segment(args: SegmentArgs) -> ExitCode {
-    let mut config = match args.common.load().and_then(|config| config.check().map(|()| config)) {
-        Ok(config) => config,
-        Err(error) => return failed(EX_CONFIG, &error),
-    };
-    if config.log.level == "info" {
-        config.log.level = "warn".to_owned();
-    }
-    if let Err(error) = ops::telemetry::start(&config.log) {
-        return failed(EX_CONFIG, &error);
-    }
-    runtime(|| async move {
-        let cache = if args.cache { cache(&config) } else { None };
-        let seam = Arc::new(Seam::new(&config.engine, &Run::begin(None, 0)));
-        let service = match start(&config, &seam, None, cache) {
-            Ok(service) => service,
-            Err(error) => return failed_with(EX_SOFTWARE, &error),
-        };
-        if !is_ready(&service).await {
-            if let State::ManualOnly { detail, .. } = service.engine().state() {
-                eprintln!("sam2d: {detail}");
-            }
-            return ExitCode::from(EX_UNAVAILABLE);
-        }
-        let outcome = cli::segment::run(args, &service).await;
-        stop(service).await;
-        match outcome {
-            Ok(outcome) if outcome.failed == 0 => ExitCode::SUCCESS,
-            Ok(outcome) => {
-                eprintln!("sam2d: {} of {} failed", outcome.failed, outcome.failed + outcome.done);
-                ExitCode::from(1)
-            }
-            Err(error) => failed_with(1, &error),
-        }
-    })
-}
-
-/// `sam2d engine …`.
-#[must_use]
-pub fn engine(command: EngineCommand) -> ExitCode {
-    match cli::engine::run(command) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => failed_with(1, &error),
-    }
-}
-
-/// `sam2d token …`.
-#[must_use]
-pub fn token(args: TokenArgs) -> ExitCode {
-    match cli::token::run(args) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => failed_with(1, &error),
-    }
-}
-
-/// `sam2d cache …`.
-#[must_use]
-pub fn cache_command(args: &CacheArgs) -> ExitCode {
-    match cli::cache::run(args) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(cli::cache::CacheError::Config(error)) => failed(EX_CONFIG, &error),
-        Err(error) => failed(1, &error),
-    }
-}
-
-/// `sam2d cert …`.
-#[must_use]
-pub fn cert(args: CertArgs) -> ExitCode {
-    match cli::cert::run(args, &http::guard::machine_names()) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => failed_with(1, &error),
-    }
-}
-
-/// `sam2d audit …`.
-#[must_use]
-pub fn audit(args: AuditArgs) -> ExitCode {
-    match cli::audit::run(args) {
-        Ok((text, good)) => {
-            print!("{text}");
-            ExitCode::from(u8::from(!good))
-        }
-        Err(error) => failed_with(1, &error),
-    }
-}
-
-/// `sam2d health`.
-#[must_use]
-pub fn health(args: HealthArgs) -> ExitCode {
-    runtime(|| cli::health::run(args))
-}
-
-/// `sam2d accept`.
-#[must_use]
-pub fn accept(args: AcceptArgs) -> ExitCode {
-    runtime(|| async move {
-        match cli::accept::run(&args).await {
-            Ok(passed) => ExitCode::from(u8::from(!passed)),
-            Err(error) => failed_with(1, &error),
-        }
-    })
-}
-
-/// `sam2d doctor`.
-#[must_use]
-pub fn doctor(args: &DoctorArgs) -> ExitCode {
-    let diagnosis = cli::doctor::examine(&args.common, |config| Elsewhere {
-        open_address: may_listen(config, &config.http.listen).err().map(|error| error.to_string()),
-        findings: Vec::new(),
-    });
-    if let Some(file) = &args.bundle
-        && let Err(error) = diagnosis.bundle(file)
-    {
-        return failed_with(1, &anyhow::anyhow!("{}: {error}", file.display()));
-    }
-    print!("{}", if args.json { diagnosis.json() } else { diagnosis.text() });
-    ExitCode::from(u8::from(diagnosis.worst() == Level::Fault))
-}
-
 /// Does something say who may ask, on every one of these addresses that strangers can reach?
 fn may_listen(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<Keeper> {
     let keeper = Keeper::open(&config.access, &config.tokens_path())?;
@@ -488,12 +352,6 @@ fn may_listen(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<Keepe
     };
     http::guard::may_listen(&config.http, open, &keeper)?;
     Ok(keeper)
-}
-
-/// `sam2d openapi`.
-#[must_use]
-pub fn openapi() -> String {
-    http::openapi::document()
 }
 
 fn runtime<F: Future<Output = ExitCode>>(work: impl FnOnce() -> F) -> ExitCode {
@@ -508,7 +366,16 @@ fn failed(code: u8, error: &dyn std::error::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// With its causes, but for those whose words the one before says already.
 fn failed_with(code: u8, error: &anyhow::Error) -> ExitCode {
-    eprintln!("sam2d: {error:#}");
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.is_empty() {
+            words = cause;
+        } else if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    eprintln!("sam2d: {words}");
     ExitCode::from(code)
 }

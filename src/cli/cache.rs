@@ -53,7 +53,7 @@ pub enum CacheCommand {
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// No configuration, so no folder.
-    #[error(transparent)]
+    #[error("{0}")]
     Config(#[from] ConfigError),
     /// A daemon has it and can't be asked.
     #[error(transparent)]

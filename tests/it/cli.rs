@@ -95,6 +95,38 @@ fn usage_is_two_configuration_is_78_and_no_engine_is_69() {
 }
 
 #[test]
+fn a_wrong_configuration_is_78_in_every_command_that_reads_one_and_its_reason_is_said_once() {
+    for command in [
+        vec!["cache", "stat"],
+        vec!["token", "list"],
+        vec!["audit", "verify"],
+        vec!["check-config"],
+        vec!["cert", "init"],
+    ] {
+        let file = ["/nonexistent/sam2d.toml"];
+        let flag: &[&str] = if command == ["check-config"] { &[] } else { &["--config"] };
+        let done = sam2d(&[&command, flag, &file].concat());
+        let said = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(78), "{command:?}: {said}");
+        assert_eq!(said.matches("No such file").count(), 1, "{command:?}: {said}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sam2d"))
+        .arg("openapi")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert_eq!(text(&done.stderr), "");
+}
+
+#[test]
 fn an_open_address_needs_a_rule_for_who_may_ask() {
     let done = sam2d(&["--listen", "0.0.0.0:0"]);
     assert_eq!(done.status.code(), Some(78));
