@@ -34,6 +34,7 @@ put 0644 systemd/gpu.conf usr/share/sam2d/gpu.conf
 put 0644 config/orin.toml usr/share/sam2d/orin.toml
 for file in config/prometheus/*; do put 0644 "$file" "usr/share/sam2d/prometheus/$(basename "$file")"; done
 for file in config/grafana/*; do put 0644 "$file" "usr/share/sam2d/grafana/$(basename "$file")"; done
+put 0755 packaging/offline-install usr/share/sam2d/offline-install
 put 0644 samples/phantom-axial.dcm usr/share/sam2d/samples/phantom-axial.dcm
 put 0644 config/sam2d.toml etc/sam2d/sam2d.toml
 # May hold secrets one day: systemd reads it as root.
@@ -56,7 +57,7 @@ gzip -9n "$tree"/usr/share/man/man1/*
 "${runs[@]}" completions bash >"$tree/usr/share/bash-completion/completions/sam2d"
 "${runs[@]}" completions zsh >"$tree/usr/share/zsh/vendor-completions/_sam2d"
 "${runs[@]}" completions fish >"$tree/usr/share/fish/vendor_completions.d/sam2d.fish"
-find "$tree/usr" -type f ! -path '*/bin/*' -exec chmod 0644 {} +
+find "$tree/usr" -type f ! -path '*/bin/*' ! -name offline-install -exec chmod 0644 {} +
 find "$tree" -type d -exec chmod 0755 {} +
 
 # As Debian's policy counts it: du's figure is the file system's.

@@ -23,7 +23,7 @@ DOC = "usr/share/doc/sam2d"
 MUST_HAVE = [
     "usr/bin/sam2d", "usr/lib/systemd/system/sam2d.service", "usr/lib/systemd/system/sam2d.socket", "etc/sam2d/sam2d.toml",
     "usr/share/man/man1/sam2d.1.gz", "usr/share/man/man1/sam2d-segment.1.gz", "usr/share/bash-completion/completions/sam2d",
-    "usr/share/zsh/vendor-completions/_sam2d", "usr/share/fish/vendor_completions.d/sam2d.fish",
+    "usr/share/zsh/vendor-completions/_sam2d", "usr/share/fish/vendor_completions.d/sam2d.fish", "usr/share/sam2d/offline-install",
     f"{DOC}/changelog.gz", f"{DOC}/copyright", f"{DOC}/sbom.cdx.json", f"{DOC}/soup.md", f"{DOC}/PROVENANCE-sam2-nano.md",
 ]
 

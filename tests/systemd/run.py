@@ -17,6 +17,7 @@ import sys
 import time
 
 from box import Box, Failed, base
+from offline import a_signed_bundle_installs_without_network_and_goes_back
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = "http://127.0.0.1:8642"
@@ -416,6 +417,9 @@ def with_a_read_only_root_it_serves(service, say):
     service.box.shut_down()
     service.box.boot()
     service.status_is("ready:")
+
+
+scenario(a_signed_bundle_installs_without_network_and_goes_back)
 
 
 @scenario
