@@ -7,6 +7,7 @@
 
 use crate::domain::prompt::PromptError;
 use crate::engine::BackendError;
+use crate::engine::worker::EngineError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,4 +91,25 @@ pub enum ServiceError {
     /// 500 `internal`: a bug.
     #[error("internal error")]
     Internal(#[source] Cause),
+}
+
+/// What can't happen unless this program is wrong.
+pub(super) fn internal(what: &'static str) -> ServiceError {
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Bug(&'static str);
+    ServiceError::Internal(Arc::new(Bug(what)))
+}
+
+impl From<EngineError> for ServiceError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Overloaded { estimate } => Self::Overloaded { retry_after: estimate },
+            EngineError::Unavailable { reason } => {
+                Self::EngineUnavailable { reason: reason.to_owned() }
+            }
+            EngineError::Expired => Self::Timeout,
+            EngineError::Failed(error) => Self::InferenceFailed(Arc::new(error)),
+        }
+    }
 }

@@ -49,7 +49,7 @@ impl Service {
                 State::ManualOnly { reason, .. } => Some(reason.to_owned()),
             },
             warnings,
-            model: loaded.map(|loaded| super::model(&loaded)),
+            model: loaded.map(|loaded| super::answer::model(&loaded)),
             cache,
             checked: SystemTime::now(),
         }

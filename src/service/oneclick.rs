@@ -11,275 +11,65 @@
 //!    another image waits for one batch at most.
 //! 3. Where nothing passes the filters there is no choice: an honest nothing beats a guess.
 
-use super::options::Profile;
-use super::rows::narrowed;
-use crate::domain::tensor::MaskLogits;
+mod chooser;
+mod grid;
+
+pub(super) use chooser::{Chooser, Found};
+pub(super) use grid::{BodyGrid, places};
+
+use super::answer::Job;
+use super::error::ServiceError;
+use super::image::Resolved;
+use super::request::Timings;
+use super::{Inner, add, rows};
+use crate::domain::tensor::{Embedding, PromptBatch};
+use crate::engine::package::manifest::Selection;
+use crate::engine::select::PromptKind;
+use crate::engine::worker::Class;
 
 /// Prompts per decoder call.
-pub(super) const BATCH: usize = 8;
+const BATCH: usize = 8;
 
-/// Two masks above this IoU are the same object.
-const SAME: f64 = 0.8;
-
-/// Which part of a square picture is body, on a coarse grid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BodyGrid {
-    /// Row by row, [`BodyGrid::SIDE`] × [`BodyGrid::SIDE`] cells.
-    cells: Vec<bool>,
-}
-
-impl BodyGrid {
-    /// Cells per side: fine enough to place 64 prompts.
-    pub(super) const SIDE: usize = 64;
-
-    /// From cells, or `None` if there are not `SIDE²` of them.
-    pub(super) fn new(cells: Vec<bool>) -> Option<Self> {
-        (cells.len() == Self::SIDE * Self::SIDE).then_some(Self { cells })
-    }
-
-    /// No body anywhere.
-    pub(super) fn nothing() -> Self {
-        Self { cells: vec![false; Self::SIDE * Self::SIDE] }
-    }
-
-    pub(super) fn cells(&self) -> &[bool] {
-        &self.cells
-    }
-
-    fn contains(&self, x: f64, y: f64) -> bool {
-        let cell = |v: f64| cell_index(v, Self::SIDE);
-        self.cells.get(cell(y) * Self::SIDE + cell(x)).copied().unwrap_or(false)
-    }
-
-    /// Left, top, right, bottom as shares of the picture; `None` when nothing is body.
-    fn bounds(&self) -> Option<[f64; 4]> {
-        let places = self.cells.iter().enumerate().filter(|(_, body)| **body);
-        let (mut x0, mut y0, mut x1, mut y1) = (usize::MAX, usize::MAX, 0, 0);
-        for (index, _) in places {
-            let (x, y) = (index % Self::SIDE, index / Self::SIDE);
-            (x0, y0, x1, y1) = (x0.min(x), y0.min(y), x1.max(x + 1), y1.max(y + 1));
-        }
-        let share = |v: usize| v as f64 / Self::SIDE as f64;
-        (x0 != usize::MAX).then(|| [share(x0), share(y0), share(x1), share(y1)])
-    }
-
-    /// Share of the picture that is body.
-    fn area(&self) -> f64 {
-        self.cells.iter().filter(|body| **body).count() as f64 / self.cells.len() as f64
-    }
-}
-
-/// Index of the cell of 0..`side` in which the share `v` of the picture lies.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to 0..side before the cast"
-)]
-fn cell_index(v: f64, side: usize) -> usize {
-    (v * side as f64).floor().clamp(0.0, (side - 1) as f64) as usize
-}
-
-/// Places of the prompts, as shares of the picture: the densest regular grid over the profile's
-/// region of the body with at most `profile.prompts` points inside the body.
-pub(super) fn places(body: &BodyGrid, profile: &Profile) -> Vec<(f64, f64)> {
-    let Some([x0, y0, x1, y1]) = body.bounds() else { return Vec::new() };
-    let [left, top, right, bottom] = profile.region;
-    let (width, height) = (x1 - x0, y1 - y0);
-    let limit = profile.prompts.clamp(1, 64);
-    let grid = |side: usize| -> Vec<(f64, f64)> {
-        let step =
-            |low: f64, high: f64, i: usize| low + (high - low) * (i as f64 + 0.5) / side as f64;
-        (0..side * side)
-            .map(|i| {
-                (
-                    x0 + width * step(left, right, i % side),
-                    y0 + height * step(top, bottom, i / side),
-                )
-            })
-            .filter(|&(x, y)| body.contains(x, y))
-            .collect()
-    };
-    (1..=16).rev().map(grid).find(|points| points.len() <= limit).unwrap_or_default()
-}
-
-/// A mask that passed the filters.
-struct Candidate {
-    prompt: usize,
-    logits: Vec<f32>,
-    inside: Vec<bool>,
-    area: usize,
-    iou: f64,
-    stability: f64,
-    /// Centre of mass, as shares of the picture.
-    center: (f64, f64),
-}
-
-/// Gathers masks batch by batch and chooses at the end.
-pub(super) struct Chooser<'a> {
-    profile: &'a Profile,
-    body: &'a BodyGrid,
-    places: &'a [(f64, f64)],
-    side: usize,
-    candidates: Vec<Candidate>,
-    seen: usize,
-}
-
-/// What was found.
-#[derive(Debug, PartialEq)]
-pub(super) struct Found {
-    /// Logits [S/4, S/4]; the largest of the parts at each place.
-    pub(super) logits: Vec<f32>,
-    /// Calibrated; of the weakest part.
-    pub(super) confidence: f64,
-}
-
-impl<'a> Chooser<'a> {
-    /// `side` is S/4.
-    pub(super) fn new(
-        profile: &'a Profile,
-        body: &'a BodyGrid,
-        places: &'a [(f64, f64)],
-        side: usize,
-    ) -> Self {
-        Self { profile, body, places, side, candidates: Vec::new(), seen: 0 }
-    }
-
-    /// Takes the masks of the next batch of places, `first_mask..M` of each.
-    pub(super) fn add(&mut self, masks: &MaskLogits, first_mask: usize) {
-        for prompt in 0..masks.batch {
-            for mask in first_mask..masks.masks {
-                let (Some(logits), Some(iou)) = (masks.mask(prompt, mask), masks.iou(prompt, mask))
-                else {
-                    continue;
-                };
-                let candidate = self.candidate(self.seen + prompt, logits, f64::from(iou));
-                self.candidates.extend(candidate);
-            }
-        }
-        self.seen += masks.batch;
-    }
-
-    fn candidate(&self, prompt: usize, logits: &[f32], iou: f64) -> Option<Candidate> {
-        let &(x, y) = self.places.get(prompt)?;
-        let inside: Vec<bool> = logits.iter().map(|&l| l > 0.0).collect();
-        let count = |threshold: f32| logits.iter().filter(|&&l| l > threshold).count();
-        let area = count(0.0);
-        let delta = narrowed(self.profile.stability_delta);
-        let stability = count(delta) as f64 / count(-delta).max(1) as f64;
-        let share = area as f64 / inside.len() as f64 / self.body.area().max(f64::MIN_POSITIVE);
-        let hit = inside
-            .get(cell_index(y, self.side) * self.side + cell_index(x, self.side))
-            .copied()
-            .unwrap_or(false);
-        let profile = self.profile;
-        let passes = hit
-            && iou >= profile.min_iou
-            && stability >= profile.min_stability
-            && (profile.min_area..=profile.max_area).contains(&share);
-        passes.then(|| Candidate {
-            prompt,
-            logits: logits.to_vec(),
-            center: center(&inside, self.side),
-            inside,
-            area,
-            iou,
-            stability,
-        })
-    }
-
-    /// The best mask, or the union of the best few that don't overlap; `None` when nothing passed.
-    /// `confidence` judges a part by its predicted IoU and its logits.
-    pub(super) fn choose(self, confidence: impl Fn(f32, &[f32]) -> f64) -> Option<Found> {
-        let bounds = self.body.bounds()?;
-        let mut ranked: Vec<(f64, &Candidate)> = self
-            .candidates
-            .iter()
-            .filter_map(|candidate| {
-                let agreement = self.agreement(candidate);
-                (agreement >= self.profile.min_agreement)
-                    .then(|| (self.rank(candidate, agreement, bounds), candidate))
-            })
-            .collect();
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut parts: Vec<&Candidate> = Vec::new();
-        let best = ranked.first()?.0;
-        for (rank, candidate) in ranked {
-            // A second part must be nearly as good as the first, or it is not its counterpart.
-            if parts.len() >= self.profile.parts.max(1) || rank < best * 0.5 {
-                break;
-            }
-            if parts.iter().all(|part| overlap(part, candidate) == 0) {
-                parts.push(candidate);
-            }
-        }
-        let mut logits = vec![f32::NEG_INFINITY; self.side * self.side];
-        for part in &parts {
-            for (out, &logit) in logits.iter_mut().zip(&part.logits) {
-                *out = out.max(logit);
-            }
-        }
-        let of_part = |part: &&Candidate| confidence(narrowed(part.iou), &part.logits);
-        let confidence = parts.iter().map(of_part).fold(f64::INFINITY, f64::min);
-        Some(Found { logits, confidence })
-    }
-
-    /// Share of the prompts inside the mask that gave the same mask again.
-    fn agreement(&self, candidate: &Candidate) -> f64 {
-        let within = |&(x, y): &(f64, f64)| {
-            let index = cell_index(y, self.side) * self.side + cell_index(x, self.side);
-            candidate.inside.get(index).copied().unwrap_or(false)
-        };
-        let prompts: Vec<usize> =
-            (0..).zip(self.places).filter(|(_, place)| within(place)).map(|(i, _)| i).collect();
-        let again = prompts.iter().filter(|&&prompt| {
-            self.candidates
+impl Inner {
+    /// One click: a grid of prompts, the best of what they give.
+    pub(super) async fn find(
+        &self,
+        resolved: &Resolved,
+        embedding: &Embedding,
+        job: &Job<'_>,
+        timings: &mut Timings,
+    ) -> Result<Option<Found>, ServiceError> {
+        let body = &resolved.record.body;
+        let places = places(body, job.profile);
+        let info = &job.engine.engine;
+        let mut chooser = Chooser::new(job.profile, body, &places, info.input_size / 4);
+        // Mask 0 of four is SAM2's answer to definite prompts; a grid asks ambiguous ones.
+        let multimask =
+            info.masks == 4 && job.engine.package.manifest().selection == Selection::Sam2;
+        let scale = info.input_size as f64;
+        for chunk in places.chunks(BATCH.min(info.max_prompts)) {
+            let points: Vec<_> = chunk
                 .iter()
-                .any(|other| other.prompt == prompt && iou(other, candidate) >= SAME)
-        });
-        again.count() as f64 / prompts.len().max(1) as f64
+                .map(|&(x, y)| (rows::narrowed(x * scale), rows::narrowed(y * scale)))
+                .collect();
+            let Some(batch) = PromptBatch::single_clicks(&points) else { continue };
+            let class = Class::Promptless;
+            let done = self.engine.decode(embedding.clone(), batch, class, job.deadline).await?;
+            add(&mut timings.queue, done.queue);
+            add(&mut timings.prompt, done.took);
+            chooser.add(&done.logits, usize::from(multimask));
+        }
+        timings.prompts = Some(places.len());
+        let calibration = &job.engine.package.manifest().calibration;
+        Ok(chooser.choose(|iou, logits| calibration.confidence(PromptKind::Ambiguous, iou, logits)))
     }
-
-    fn rank(&self, candidate: &Candidate, agreement: f64, [x0, y0, x1, y1]: [f64; 4]) -> f64 {
-        let profile = self.profile;
-        let share = candidate.area as f64
-            / (self.side * self.side) as f64
-            / self.body.area().max(f64::MIN_POSITIVE);
-        let size = ((share / profile.typical_area).ln() / profile.area_spread).powi(2);
-        let (x, y) = candidate.center;
-        let [cx, cy] = profile.center;
-        let off = ((x - x0) / (x1 - x0) - cx).hypot((y - y0) / (y1 - y0) - cy);
-        let place = (off / profile.center_spread).powi(2);
-        candidate.iou
-            * candidate.stability
-            * (0.4 + 0.6 * agreement)
-            * (0.3 + 0.7 * (-0.5 * size).exp())
-            * (-0.5 * place).exp()
-    }
-}
-
-fn center(inside: &[bool], side: usize) -> (f64, f64) {
-    let (mut x, mut y, mut n) = (0.0, 0.0, 0.0_f64);
-    for (index, _) in inside.iter().enumerate().filter(|(_, inside)| **inside) {
-        x += (index % side) as f64 + 0.5;
-        y += (index / side) as f64 + 0.5;
-        n += 1.0;
-    }
-    let scale = n.max(1.0) * side as f64;
-    (x / scale, y / scale)
-}
-
-fn overlap(a: &Candidate, b: &Candidate) -> usize {
-    a.inside.iter().zip(&b.inside).filter(|(a, b)| **a && **b).count()
-}
-
-fn iou(a: &Candidate, b: &Candidate) -> f64 {
-    let both = overlap(a, b);
-    both as f64 / (a.area + b.area - both).max(1) as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::tensor::MaskLogits;
+    use crate::service::options::Profile;
 
     fn body() -> BodyGrid {
         let side = BodyGrid::SIDE;

@@ -6,10 +6,11 @@
 //! 2. Nothing of the person, and not the Segmentation itself, is kept.
 //! 3. A file that no Segmentation can refer to is refused before the engine is asked.
 
+use super::answer::Question;
 use super::error::ServiceError;
 use super::image::blocking;
 use super::request::{ModelDescription, SegmentRequest, Segmented, Timings};
-use super::{Inner, Question, add};
+use super::{Inner, add};
 use crate::imaging::png;
 use crate::imaging::seg::{self, Algorithm, Content, SegError};
 use bytes::Bytes;
