@@ -63,6 +63,9 @@ pub struct Options {
     pub cpu_s: u64,
     /// Time from an image's arrival at a child to its answer.
     pub deadline_ms: u64,
+    /// Time from a child's start to its sandbox. It takes 5 ms, 30 on a busy box, and seconds where the
+    /// binary must be read from an SD card again.
+    pub start_ms: u64,
     /// Is a child that can't be locked in (seccomp) refused?
     pub sandbox: Sandbox,
     /// The program that is the child; the running one where absent.
@@ -95,6 +98,7 @@ impl Default for Options {
             memory_bytes: 2 << 30,
             cpu_s: 20,
             deadline_ms: 20_000,
+            start_ms: 10_000,
             sandbox: Sandbox::Required,
             executable: None,
             arguments: None,
@@ -126,6 +130,7 @@ impl Options {
             // Not `current_exe`: its path is gone, or another binary's, after an upgrade in place.
             path: self.executable.clone().unwrap_or_else(|| "/proc/self/exe".into()),
             arguments: self.arguments.clone().unwrap_or_else(|| vec!["decode-child".to_owned()]),
+            start: Duration::from_millis(self.start_ms),
         }
     }
 }
@@ -135,6 +140,8 @@ impl Options {
 struct Program {
     path: PathBuf,
     arguments: Vec<String>,
+    /// How long it may take until its sandbox stands.
+    start: Duration,
 }
 
 /// What is asked of a child.
@@ -248,7 +255,8 @@ impl Decoder {
         }
         let patience = Duration::from_millis(self.options.deadline_ms);
         let arrival = Instant::now();
-        // A child that died while it waited (the kernel short of memory) costs the image nothing.
+        // Children that died before they read the image (the kernel short of memory) cost it nothing: the
+        // last try is a child started after the others died.
         for _ in 0..=self.options.workers {
             let mut worker = self.pool.take(arrival + patience)?;
             let result = worker.decode(bytes, wanted, Instant::now() + patience);

@@ -160,6 +160,9 @@ stand_ins! {
     claims_a_larger_image_than_its_samples => |socket, _| {
         answer(socket, &info(Size { width: 200, height: 2 }), &[1, 2, 3, 4], SEALS);
     };
+    claims_a_size_past_the_limits => |socket, _| {
+        answer(socket, &info(Size { width: 2, height: 3 }), &[1, 2, 3, 4, 5, 6], SEALS);
+    };
     claims_a_size_of_zero => |socket, _| {
         answer(socket, &info(Size { width: 0, height: 0 }), &[], SEALS);
     };
@@ -240,10 +243,35 @@ fn always_aborts() {
 
 #[test]
 #[ignore = "a child that misbehaves; the other tests run it"]
+fn never_gets_ready() {
+    if socket().is_some() {
+        std::thread::sleep(Duration::from_secs(600));
+    }
+}
+
+#[test]
+#[ignore = "a child that misbehaves; the other tests run it"]
 fn dies_while_it_waits() {
     let Some(socket) = socket() else { return };
     receive(socket).unwrap();
     send(socket, &Reply::Ready.to_bytes(), None).unwrap();
+}
+
+/// Killed with the image before it, unread, if the file that its last argument names is still there: the
+/// first child finds it, the next ones are honest.
+#[test]
+#[ignore = "a child that misbehaves; the other tests run it"]
+fn is_killed_once_before_it_reads() {
+    let Some(socket) = socket() else { return };
+    if std::fs::remove_file(std::env::args().next_back().unwrap()).is_err() {
+        return child(|socket, _| drop(answer(socket, &info(SIZE), &[1, 2, 3, 4], SEALS)));
+    }
+    receive(socket).unwrap();
+    send(socket, &Reply::Ready.to_bytes(), None).unwrap();
+    let mut sockets = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut sockets, None).unwrap();
+    let own = rustix::process::getpid();
+    rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
 }
 
 #[test]
@@ -369,6 +397,14 @@ fn a_child_that_hangs_is_given_up_at_the_deadline() {
 }
 
 #[test]
+fn a_size_past_the_limits_is_a_lie_however_well_it_is_filled() {
+    let limited = Options { max_pixels: 5, ..options("claims_a_size_past_the_limits") };
+    let decoder = Decoder::start(limited).unwrap();
+    assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unreadable(_))));
+    assert_eq!(decoder.vitals().killed, 1);
+}
+
+#[test]
 fn limits_smaller_than_the_known_image_do_not_make_a_death_ours() {
     let decoder = Decoder::start(Options { max_pixels: 5, ..options("aborts") }).unwrap();
     assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unreadable(_))));
@@ -382,10 +418,32 @@ fn children_that_fail_on_a_good_image_too_are_our_fault() {
 }
 
 #[test]
-fn a_child_that_died_while_it_waited_costs_the_image_nothing_but_is_never_its_fault() {
+fn a_child_that_died_before_it_read_the_image_is_replaced_and_costs_it_nothing() {
+    let once = tempfile::NamedTempFile::new().unwrap();
+    let mut options = options("is_killed_once_before_it_reads");
+    options.arguments.as_mut().unwrap().push(once.path().to_str().unwrap().to_owned());
+    let decoder = Decoder::start(options).unwrap();
+    let slice = decoder.decode(IMAGE, None).unwrap();
+    assert_eq!(slice.samples().bytes()[..], [1, 2, 3, 4]);
+    assert!(!once.path().exists(), "the first child did die");
+    assert_eq!((decoder.vitals().decoded, decoder.vitals().killed), (1, 0));
+}
+
+#[test]
+fn children_that_all_die_while_they_wait_are_our_fault_not_the_images() {
     let decoder = Decoder::start(options("dies_while_it_waits")).unwrap();
     std::thread::sleep(Duration::from_millis(50));
     assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unavailable(_))));
+    assert_eq!((decoder.vitals().unavailable, decoder.vitals().killed), (1, 0));
+}
+
+#[test]
+fn a_child_that_does_not_get_ready_is_our_fault_once_its_time_is_up() {
+    let start = Instant::now();
+    let error =
+        Decoder::start(Options { start_ms: 300, ..options("never_gets_ready") }).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!((300..5_000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
 }
 
 #[test]

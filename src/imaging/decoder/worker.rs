@@ -14,9 +14,6 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest time from `exec` to a sandbox that stands, on a busy box.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// A process that closes its socket ends at once, unless it means harm.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 
@@ -38,7 +35,7 @@ pub(super) struct Worker {
 pub(super) enum Failure {
     /// The child said why.
     Refused(DecodeError),
-    /// It was gone before it got the image: not this image's fault.
+    /// It ended before it read the image: not this image's fault.
     Gone,
     /// It ended without an answer.
     Died(String),
@@ -67,7 +64,7 @@ impl Worker {
             .spawn()?;
         let worker = Self { process, socket, setup, memory };
         send(&worker.socket, &setup.to_bytes(), None)?;
-        if !worker.has_answer(Instant::now() + START_TIMEOUT)? {
+        if !worker.has_answer(Instant::now() + program.start)? {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the decoder child does not start",
@@ -107,8 +104,13 @@ impl Worker {
         if !self.has_answer(deadline).map_err(Failure::Ours)? {
             return Err(Failure::TimedOut);
         }
-        let Ok((reply, file)) = receive(&self.socket) else {
-            return Err(Failure::Died(self.last_words()));
+        let (reply, file) = match receive(&self.socket) {
+            Ok(received) => received,
+            // unix(7): so it reads when the other side ended with our message unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(Failure::Gone);
+            }
+            Err(_) => return Err(Failure::Died(self.last_words())),
         };
         match Reply::from_bytes(&reply) {
             Some(Reply::Slice { samples, info, identity }) => {
