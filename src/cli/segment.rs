@@ -102,6 +102,14 @@ pub struct Outcome {
     pub failed: usize,
 }
 
+/// Files that an image brought about.
+#[derive(Debug)]
+struct Written {
+    mask: PathBuf,
+    overlay: Option<PathBuf>,
+    segmentation: Option<PathBuf>,
+}
+
 /// Segments every image; goes on when one fails.
 ///
 /// # Errors
@@ -120,12 +128,12 @@ pub async fn run(args: SegmentArgs, service: &Service) -> anyhow::Result<Outcome
     for image in &args.images {
         progress.set_message(image.display().to_string());
         match segment(image, &args, service).await {
-            Ok((segmented, mask)) => {
+            Ok((segmented, written)) => {
                 outcome.done += 1;
                 let line = if args.json {
-                    json_line(image, &mask, &segmented)
+                    json_line(image, &written, &segmented)
                 } else {
-                    text_line(image, &mask, &segmented)
+                    text_line(image, &written, &segmented)
                 };
                 progress.suspend(|| println!("{line}"));
             }
@@ -144,7 +152,7 @@ async fn segment(
     path: &Path,
     args: &SegmentArgs,
     service: &Service,
-) -> anyhow::Result<(Segmented, PathBuf)> {
+) -> anyhow::Result<(Segmented, Written)> {
     let bytes = Bytes::from(std::fs::read(path).context("can't be read")?);
     let image = ImageRequest {
         source: ImageSource::Bytes(bytes),
@@ -180,10 +188,12 @@ async fn segment(
     let mask = place(path, args.out.as_deref(), "mask");
     std::fs::write(&mask, &segmented.answer.png)
         .with_context(|| format!("can't write {}", mask.display()))?;
+    let mut written = Written { mask, overlay: None, segmentation: None };
     if let Some(file) = file {
         let seg = place(path, args.out.as_deref(), "seg");
-        ensure!(seg != mask, "mask and Segmentation would be the same file; name a folder");
+        ensure!(seg != written.mask, "mask and Segmentation would be the same file; name a folder");
         std::fs::write(&seg, file).with_context(|| format!("can't write {}", seg.display()))?;
+        written.segmentation = Some(seg);
     }
     if args.overlay {
         let (described, levels) = service.view(image, deadline).await?;
@@ -191,11 +201,12 @@ async fn segment(
         let prompt = Prompt::new(described.size, clicks, bounds, None, usize::MAX)?;
         let picture = overlay::encode(&levels, &drawn, &prompt).context("no overlay")?;
         let overlay = place(path, args.out.as_deref(), "overlay");
-        ensure!(overlay != mask, "mask and overlay would be the same file; name a folder");
+        ensure!(overlay != written.mask, "mask and overlay would be the same file; name a folder");
         std::fs::write(&overlay, picture)
             .with_context(|| format!("can't write {}", overlay.display()))?;
+        written.overlay = Some(overlay);
     }
-    Ok((segmented, mask))
+    Ok((segmented, written))
 }
 
 /// `--out FILE` for the mask itself; otherwise `NAME.mask.png` in the folder or beside the image.
@@ -220,7 +231,7 @@ fn bar(images: usize) -> ProgressBar {
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn text_line(image: &Path, mask: &Path, segmented: &Segmented) -> String {
+fn text_line(image: &Path, written: &Written, segmented: &Segmented) -> String {
     let answer = &segmented.answer;
     let place = answer.bounding_box.map_or_else(
         || "empty mask".to_owned(),
@@ -230,8 +241,12 @@ fn text_line(image: &Path, mask: &Path, segmented: &Segmented) -> String {
         "{}: {place}, confidence {:.2} → {}",
         image.display(),
         answer.confidence,
-        mask.display()
+        written.mask.display()
     );
+    for also in written.segmentation.iter().chain(&written.overlay) {
+        line.push_str(", ");
+        line.push_str(&also.display().to_string());
+    }
     for warning in segmented.warnings.iter().chain(&answer.warnings) {
         line.push_str("\n  note: ");
         line.push_str(warning);
@@ -239,7 +254,7 @@ fn text_line(image: &Path, mask: &Path, segmented: &Segmented) -> String {
     line
 }
 
-fn json_line(image: &Path, mask: &Path, segmented: &Segmented) -> String {
+fn json_line(image: &Path, written: &Written, segmented: &Segmented) -> String {
     let answer = &segmented.answer;
     let ms = |d: Option<Duration>| d.map(|d| (d.as_secs_f64() * 1e5).round() / 100.0);
     let rectangle = |b: crate::domain::mask::BoundingBox| json!({"x": b.x, "y": b.y, "width": b.width, "height": b.height});
@@ -256,10 +271,13 @@ fn json_line(image: &Path, mask: &Path, segmented: &Segmented) -> String {
         }
     });
     let warnings: Vec<&String> = segmented.warnings.iter().chain(&answer.warnings).collect();
+    let path = |path: &PathBuf| path.display().to_string();
     let (described, model, timings) = (&segmented.image, &segmented.model, &segmented.timings);
     json!({
         "image": image.display().to_string(),
-        "mask": mask.display().to_string(),
+        "mask": path(&written.mask),
+        "segmentation": written.segmentation.as_ref().map(path),
+        "overlay": written.overlay.as_ref().map(path),
         "width": described.size.width,
         "height": described.size.height,
         "frame": described.frame,

@@ -33,10 +33,14 @@ fn segment_writes_mask_and_overlay_and_says_what_it_found() {
     let at = |key: &str| bounds[key].as_u64().unwrap();
     assert!(at("x") <= 160 && 160 < at("x") + at("width"), "{bounds}");
     assert!(at("y") <= 167 && 167 < at("y") + at("height"), "{bounds}");
-    for name in ["phantom-axial.mask.png", "phantom-axial.overlay.png"] {
-        let png = std::fs::read(folder.path().join(name)).unwrap();
-        assert!(png.starts_with(b"\x89PNG"), "{name}");
+    for (key, name) in
+        [("mask", "phantom-axial.mask.png"), ("overlay", "phantom-axial.overlay.png")]
+    {
+        let path = folder.path().join(name);
+        assert_eq!(line[key], path.to_str().unwrap());
+        assert!(std::fs::read(path).unwrap().starts_with(b"\x89PNG"), "{name}");
     }
+    assert_eq!(line["segmentation"], serde_json::Value::Null);
 }
 
 #[test]
@@ -45,8 +49,11 @@ fn segment_writes_a_dicom_segmentation_of_a_dicom_and_of_nothing_else() {
     let png = folder.path().join("disc.png");
     std::fs::write(&png, disc_png(96, 80)).unwrap();
     let (out, png) = (folder.path().to_str().unwrap(), png.to_str().unwrap());
-    let done = sam2d(&["segment", &sample(), png, "--point", "60,60", "--out", out, "--seg"]);
+    let done =
+        sam2d(&["segment", &sample(), png, "--point", "60,60", "--out", out, "--seg", "--json"]);
     assert_eq!(done.status.code(), Some(1));
+    let line: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(line["segmentation"], format!("{out}/phantom-axial.seg.dcm"));
     assert!(text(&done.stderr).contains("DICOM Segmentation"), "{}", text(&done.stderr));
     assert!(text(&done.stderr).contains("1 of 2 failed"));
     let written = std::fs::read(folder.path().join("phantom-axial.seg.dcm")).unwrap();
