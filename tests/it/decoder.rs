@@ -174,6 +174,11 @@ fn windows_follow_the_rule_of_the_contract() {
     let (rendering, source) = window::resolve(plain.info(), None, ImageType::Middle).unwrap();
     assert_eq!(source, window::Source::Context);
     assert_eq!(rendering, window::Rendering::Window(window::CONTEXT_WINDOW));
+    let not_hu = decode(&dicom(1, 3, &[0, 10, 20], &[]), None, &Limits::default()).unwrap();
+    for context in [ImageType::L3, ImageType::Middle] {
+        let (_, source) = window::resolve(not_hu.info(), None, context).unwrap();
+        assert_eq!(source, window::Source::MinMax, "a window in HU is for HU");
+    }
     let extra: Vec<_> = HU
         .into_iter()
         .chain([(0x0028, 0x1050, "DS", &b"-980"[..]), (0x0028, 0x1051, "DS", &b"41"[..])])
@@ -213,6 +218,24 @@ fn a_16_bit_png_keeps_its_stored_units() {
     assert_eq!(slice.info().format, Format::Png);
     assert!(matches!(slice.samples(), Samples::Modality(_)));
     assert_eq!(slice.samples().modality().unwrap(), [4660., 65535.]);
+    assert_eq!(slice.info().range, Some((4660., 65535.)));
+}
+
+#[test]
+fn the_orientation_in_a_pngs_exif_block_is_applied() {
+    let mut png = Vec::new();
+    let mut encoder = png::Encoder::new(&mut png, 2, 1);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header().unwrap();
+    // TIFF, little endian, one entry: Orientation, short, 1, "turn right by a quarter".
+    let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    writer.write_chunk(png::chunk::ChunkType(*b"eXIf"), exif).unwrap();
+    writer.write_image_data(&[10, 200]).unwrap();
+    drop(writer);
+    let slice = decode(&png, None, &Limits::default()).unwrap();
+    assert_eq!((slice.size().width, slice.size().height), (1, 2));
+    assert_eq!(slice.samples().bytes()[..], [10, 200]);
 }
 
 const CANARY: &[u8] = b"Canary^Bird";

@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import imagecodecs
 import numpy as np
+import openjpeg
 import pydicom
 from PIL import Image, ImageOps
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -297,6 +298,73 @@ png("rgba8.png", np.stack([levels, 255 - levels, levels, alpha], -1), 8, 6, inte
 case("rgba8.png", np.stack([flat, ((255 - levels) * alpha + 127) // 255, flat], -1).astype(np.uint8), "rgb8")
 png("transparent-grey4.png", levels >> 4, 4, 0, transparency=b"\0\x05")
 case("transparent-grey4.png", np.where(levels >> 4 == 5, 0, (levels >> 4) * 17).astype(np.uint8), "grey8")
+
+# Rarely seen, each once: a JPEG-LS preset that halves the counts of run contexts, too.
+blocks = np.where((x // 3 + y // 2) % 3 == 0, GREY8 & 0xC0, GREY8 & 0x80).astype(np.uint8)
+runs = save(dicom(blocks, 8), "runs8.dcm")
+run("dcmcjpls", "+el", "+pc", "+t1", "3", "+t2", "7", "+t3", "21", "+rs", "5", "+un", runs, OUT / "jpegls-reset-runs8.dcm")
+runs.unlink()
+case("jpegls-reset-runs8.dcm", blocks.astype(np.float32), "modality")
+
+
+def lossless_jpeg(pixels, bits, predictor, restart_lines):
+    """A codestream as ISO 10918-1 annex H has it, with restarts after whole lines (dcmtk writes none)."""
+    height, width = pixels.shape
+
+    def segment(marker, body):
+        return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + bytes(body)
+
+    # Seventeen codes of five bits: code n is a difference of n bits.
+    out = b"\xff\xd8" + segment(0xC4, bytes([0, 0, 0, 0, 0, 17] + [0] * 11) + bytes(range(17)))
+    out += segment(0xC3, bytes([bits, *height.to_bytes(2, "big"), *width.to_bytes(2, "big"), 1, 1, 0x11, 0]))
+    out += segment(0xDD, (restart_lines * width).to_bytes(2, "big"))
+    out += segment(0xDA, [1, 1, 0, predictor, 0, 0])
+    for part in range(0, height, restart_lines):
+        lines, code = pixels[part : part + restart_lines].astype(int), ""
+        for (row, column), value in np.ndenumerate(lines):
+            a, b, c = lines[row, column - 1], lines[row - 1, column], lines[row - 1, column - 1]
+            if row == 0:
+                prediction = a if column else 1 << (bits - 1)
+            elif column == 0:
+                prediction = b
+            else:
+                prediction = [a, b, c, a + b - c, a + ((b - c) >> 1), b + ((a - c) >> 1), (a + b) >> 1][predictor - 1]
+            difference = (value - prediction + 32767) % 65536 - 32767
+            size = int(abs(difference)).bit_length()
+            code += f"{size:05b}"
+            if 0 < size < 16:
+                code += f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}"
+        code += "1" * (-len(code) % 8)
+        marker = bytes([0xFF, 0xD0 + part // restart_lines % 8]) if part + restart_lines < height else b""
+        out += int(code, 2).to_bytes(len(code) // 8, "big").replace(b"\xff", b"\xff\0") + marker
+    return out + b"\xff\xd9"
+
+
+# Restarts by line and by three, and differences of 32,768 (which take no bits but their code).
+jumps = WORDS % 2 * np.uint16(32768) + WORDS % 3
+for pixels, bits, predictor, lines in ((GREY12, 12, 4, 1), (GREY12, 12, 7, 3), (jumps, 16, 1, 40)):
+    path = OUT / f"jpeg-lossless-restarts-{bits}-{lines}.dcm"
+    data = dicom(pixels, bits)
+    frame = lossless_jpeg(pixels, bits, predictor, lines)
+    data.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2)])
+    data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+    data.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.57")
+    save(data, path.name)
+    assert (decoded(path) == pixels).all(), path
+    case(path.name, pixels.astype(np.float32), "modality")
+
+# Signed in the data set, unsigned in the codestream, and the other way round: the data set counts.
+for signed_code, signed_set, bits in ((False, True, 8), (True, False, 8), (False, True, 12), (True, False, 12)):
+    pixels = GREY8 if bits == 8 else GREY12
+    frame = bytearray(openjpeg.encode(pixels, codec_format=0, bits_stored=bits))
+    # SIZ's depth, with its sign: the same code is then of values half the range lower.
+    frame[42] |= 0x80 if signed_code else 0
+    data = dicom(pixels, bits, signed_set)
+    data.PixelData = encapsulate([bytes(frame) + b"\0" * (len(frame) % 2)])
+    data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+    data.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.90")
+    path = save(data, f"j2k-{'signed' if signed_code else 'unsigned'}-code-{'signed' if signed_set else 'unsigned'}{bits}.dcm")
+    case(path.name, pydicom.dcmread(path).pixel_array.astype(np.float32), "modality")
 
 (OUT / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 print(len(cases), "cases,", sum(f.stat().st_size for f in OUT.iterdir()) // 1024, "KiB")

@@ -467,3 +467,6 @@ impl In<'_> {
 fn printable(c: char) -> char {
     if c == '×' || c == ' ' || c.is_ascii_graphic() { c } else { '?' }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! DICOM files made in code, one feature each.
 
+mod claims;
+
 use super::super::window;
 use super::*;
 use crate::domain::mask::ImageType;

@@ -148,3 +148,68 @@ pub(super) fn usual_transform(header: &Header) -> Transform {
         _ => Transform::None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> Vec<u8> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode");
+        std::fs::read(folder.join(name)).unwrap()
+    }
+
+    /// Where a marker's segment lies, marker and length included.
+    fn segment(data: &[u8], marker: u8) -> std::ops::Range<usize> {
+        let at = data.windows(2).position(|pair| pair == [0xFF, marker]).unwrap();
+        at..at + 2 + usize::from(u16::from_be_bytes([data[at + 2], data[at + 3]]))
+    }
+
+    #[test]
+    fn adobes_marker_says_which_transform() {
+        let mut colour = fixture("sampling-0.jpg");
+        let jfif = segment(&colour, 0xE0);
+        colour.drain(jfif);
+        let mut inks = fixture("cmyk.jpg");
+        let marker = segment(&inks, 0xEE);
+        inks.drain(marker);
+        for (data, transform, expected) in [
+            (&colour, 0, Transform::None),
+            (&colour, 1, Transform::YcbcrToRgb),
+            (&inks, 0, Transform::None),
+            (&inks, 1, Transform::YcckToCmyk),
+            (&inks, 2, Transform::YcckToCmyk),
+        ] {
+            let mut data = data.clone();
+            let mut adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0".to_vec();
+            adobe.push(transform);
+            data.splice(2..2, adobe);
+            let chosen = usual_transform(&header(&data).unwrap());
+            assert_eq!(chosen, expected, "{transform}");
+        }
+    }
+
+    #[test]
+    fn steps_of_two_bytes_are_the_same_steps() {
+        let narrow = fixture("grey.jpg");
+        let at = segment(&narrow, 0xDB);
+        let mut wide = vec![0xFF, 0xDB, 0, 131, 0x10 | narrow[at.start + 4]];
+        wide.extend(narrow[at.start + 5..at.start + 69].iter().flat_map(|&step| [0, step]));
+        let mut data = narrow.clone();
+        data.splice(at.start..at.start + 69, wide);
+        assert_eq!(
+            decode(&data, usual_transform).unwrap().1,
+            decode(&narrow, usual_transform).unwrap().1
+        );
+    }
+
+    #[test]
+    fn scans_without_end_are_refused() {
+        let mut data = vec![0xFF, 0xD8];
+        data.extend([0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0].repeat(501));
+        let mut reader = Reader::new(&data).unwrap();
+        for _ in 0..500 {
+            assert!(matches!(reader.next(), Ok(Segment::Scan(_))));
+        }
+        assert!(reader.next().is_err());
+    }
+}

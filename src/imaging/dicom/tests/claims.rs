@@ -1,0 +1,251 @@
+//! Codestreams and tables that contradict their data set, or break off.
+
+use super::*;
+
+const BASELINE: &str = "1.2.840.10008.1.2.4.50";
+const EXTENDED: &str = "1.2.840.10008.1.2.4.51";
+const JPEG_LS: &str = "1.2.840.10008.1.2.4.80";
+const JPEG_2000: &str = "1.2.840.10008.1.2.4.90";
+
+/// The codestream of a fixture, 41 × 35.
+fn coded(name: &str) -> Vec<u8> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode");
+    let file = std::fs::read(folder.join(name)).unwrap();
+    let start = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff";
+    let mut at = file.windows(start.len()).position(|window| window == start).unwrap() + 12;
+    let length = |at: usize| u32::from_le_bytes(file[at + 4..at + 8].try_into().unwrap()) as usize;
+    at += 8 + length(at);
+    file[at + 8..at + 8 + length(at)].to_vec()
+}
+
+/// A file of 8-bit grey, 41 × 35, around a codestream.
+fn around(uid: &str, coded: Vec<u8>, changes: Elements) -> Vec<u8> {
+    let elements = with(
+        bits(grey(&[0]), 8, 8, 0),
+        vec![
+            (0x0028, 0x0010, "US", words(&[35])),
+            (0x0028, 0x0011, "US", words(&[41])),
+            (0x7FE0, 0x0010, "OB", Value::Fragments(vec![vec![], coded])),
+        ],
+    );
+    wrapped(uid, &written(&with(elements, changes), false, false))
+}
+
+fn decoded(file: &[u8]) -> Result<Vec<f32>, String> {
+    let slice = decode(file, None, &Limits::default()).map_err(|error| error.to_string())?;
+    Ok(slice.samples().modality().unwrap().to_vec())
+}
+
+#[test]
+fn a_codestream_of_another_size_than_the_data_set_says_is_refused() {
+    for (uid, name) in [
+        (BASELINE, "jpeg-baseline.dcm"),
+        (JPEG_LS, "jpegls-lossless-grey8.dcm"),
+        (JPEG_2000, "j2k-lossless-grey8.dcm"),
+    ] {
+        assert_eq!(decoded(&around(uid, coded(name), vec![])).unwrap().len(), 41 * 35, "{name}");
+        for (element, value, words_) in [(0x0011, 40, "40×35"), (0x0010, 34, "41×34")] {
+            let change = vec![(0x0028, element, "US", words(&[value]))];
+            let error = decoded(&around(uid, coded(name), change)).unwrap_err();
+            assert!(error.contains(&format!("the data set says {words_}")), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn more_components_or_bits_than_the_data_set_says_are_refused() {
+    let error = decoded(&around(BASELINE, coded("jpeg-colour-n1.dcm"), vec![])).unwrap_err();
+    assert!(error.contains("3 components, not 1"), "{error}");
+    let error = decoded(&around(EXTENDED, coded("jpeg-extended12.dcm"), vec![])).unwrap_err();
+    assert!(error.contains("12 bits a sample where 8 fit"), "{error}");
+}
+
+#[test]
+fn a_codestream_that_breaks_off_is_refused_not_shown_blurred() {
+    for (uid, name) in [
+        (BASELINE, "jpeg-baseline.dcm"),
+        (JPEG_LS, "jpegls-lossless-grey8.dcm"),
+        (JPEG_2000, "j2k-lossless-grey8.dcm"),
+    ] {
+        let whole = coded(name);
+        for share in [2, 3, 4, 5, 6, 7] {
+            let part = whole[..whole.len() * share / 8].to_vec();
+            assert!(decoded(&around(uid, part, vec![])).is_err(), "{name}, {share} eighths");
+        }
+    }
+}
+
+#[test]
+fn samples_past_a_lossless_codestreams_own_bits_are_refused() {
+    let mut data = coded("jpeg-lossless-restarts-12-1.dcm");
+    let frame = data.windows(2).position(|pair| pair == [0xFF, 0xC3]).unwrap();
+    assert_eq!(std::mem::replace(&mut data[frame + 4], 11), 12);
+    let sixteen = vec![
+        (0x0028, 0x0100, "US", words(&[16])),
+        (0x0028, 0x0101, "US", words(&[12])),
+        (0x0028, 0x0102, "US", words(&[11])),
+    ];
+    let error = decoded(&around("1.2.840.10008.1.2.4.57", data, sixteen)).unwrap_err();
+    assert!(error.contains("out of range"), "{error}");
+}
+
+#[test]
+fn a_jpeg_ls_component_that_comes_twice_is_refused() {
+    use crate::imaging::jpeg_ls::decode;
+    let data = coded("jpegls-plane-rgb8.dcm");
+    assert!(decode(&data).is_ok());
+    let scans = data.windows(2).enumerate().filter(|(_, pair)| *pair == [0xFF, 0xDA]);
+    let scans: Vec<usize> = scans.map(|(at, _)| at).collect();
+    let twice = [&data[..scans[1]], &data[scans[0]..]].concat();
+    assert!(decode(&twice).unwrap_err().to_string().contains("components are invalid"));
+}
+
+/// Colour of a JPEG in a data set of that photometric interpretation.
+fn colour(coded: Vec<u8>, photometric: &str) -> Vec<u8> {
+    let changes = vec![
+        (0x0028, 0x0002, "US", words(&[3])),
+        (0x0028, 0x0004, "CS", text(photometric)),
+        (0x0028, 0x0006, "US", words(&[0])),
+    ];
+    slice_of(&around(BASELINE, coded, changes)).samples().bytes().to_vec()
+}
+
+#[test]
+fn what_a_jpeg_says_of_its_colour_counts_before_the_data_set() {
+    let mut plain = coded("jpeg-colour-n1.dcm");
+    if let Some(at) = plain.windows(2).position(|pair| pair == [0xFF, 0xEE]) {
+        let length = usize::from(u16::from_be_bytes([plain[at + 2], plain[at + 3]]));
+        plain.drain(at..at + 2 + length);
+    }
+    if let Some(at) = plain.windows(2).position(|pair| pair == [0xFF, 0xE0]) {
+        let length = usize::from(u16::from_be_bytes([plain[at + 2], plain[at + 3]]));
+        plain.drain(at..at + 2 + length);
+    }
+    let (ybr, rgb) = (colour(plain.clone(), "YBR_FULL"), colour(plain.clone(), "RGB"));
+    assert_ne!(ybr, rgb);
+    let mut jfif = plain.clone();
+    jfif.splice(2..2, *b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0");
+    assert_eq!(colour(jfif, "RGB"), ybr, "JFIF is always YCbCr");
+    let mut ids = plain;
+    let at = |marker: u8, ids: &[u8]| ids.windows(2).position(|pair| pair == [0xFF, marker]);
+    let (frame, scan) = (at(0xC0, &ids).unwrap(), at(0xDA, &ids).unwrap());
+    for (index, id) in b"RGB".iter().enumerate() {
+        ids[frame + 10 + 3 * index] = *id;
+        ids[scan + 5 + 2 * index] = *id;
+    }
+    assert_eq!(colour(ids, "YBR_FULL"), rgb, "component ids say RGB");
+}
+
+#[test]
+fn signed_colour_is_refused() {
+    let elements = with(
+        bits(grey(&[0]), 8, 8, 1),
+        vec![
+            (0x0028, 0x0002, "US", words(&[3])),
+            (0x0028, 0x0004, "CS", text("RGB")),
+            (0x7FE0, 0x0010, "OB", Value::Bytes(vec![1, 2, 3])),
+        ],
+    );
+    assert!(reason(&elements).contains("signed colour"));
+}
+
+#[test]
+fn the_last_of_repeated_elements_counts() {
+    let mut elements = grey(&[1, 2]);
+    let at = elements.len() - 1;
+    for intercept in ["5", "7"] {
+        elements.insert(at, (0x0028, 0x1052, "DS", text(intercept)));
+    }
+    elements.swap(at, at + 1);
+    assert_eq!(values(&elements), [8., 9.]);
+}
+
+#[test]
+fn a_sequence_of_unknown_vr_is_read_as_implicit_little_endian() {
+    let lut: Elements =
+        vec![(0x0028, 0x3002, "US", words(&[2, 0, 16])), (0x0028, 0x3006, "OW", words(&[10, 20]))];
+    let body = written(&lut, true, false);
+    let length = u32::try_from(body.len()).unwrap().to_le_bytes();
+    let item = [&[0xFE, 0xFF, 0x00, 0xE0], &length[..], &body].concat();
+    let elements = with(grey(&[0, 1]), vec![(0x0028, 0x3000, "UN", Value::Bytes(item))]);
+    assert_eq!(values(&elements), [10., 20.]);
+}
+
+#[test]
+fn too_many_elements_are_refused() {
+    let body = [0x08, 0, 0x10, 0, 0, 0, 0, 0].repeat(1_000_001);
+    let file = wrapped("1.2.840.10008.1.2", &body);
+    let error = decode(&file, None, &Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("too many elements"), "{error}");
+}
+
+#[test]
+fn a_table_of_fewer_offsets_than_frames_serves_none_of_them() {
+    let short = encapsulated(ENCAPSULATED, &[0], &[&[1, 0, 2, 0], &[3, 0, 4, 0]], "2");
+    for frame in [0, 1] {
+        let error = decode(&short, Some(frame), &Limits::default()).unwrap_err().to_string();
+        assert!(error.contains("missing"), "{error}");
+    }
+}
+
+#[test]
+fn bytes_stored_as_big_endian_words_are_swapped_back() {
+    let elements = with(
+        bits(grey(&[0; 4]), 8, 8, 0),
+        vec![(0x7FE0, 0x0010, "OW", Value::Bytes(vec![2, 1, 4, 3]))],
+    );
+    let file = wrapped("1.2.840.10008.1.2.2", &written(&elements, false, true));
+    assert_eq!(slice_of(&file).samples().modality().unwrap(), [1., 2., 3., 4.]);
+}
+
+/// A modality LUT of that descriptor and data, and the stored values it maps.
+fn mapped(stored: &[u16], descriptor: &[u16], data: (&'static str, Value)) -> Elements {
+    let lut: Elements =
+        vec![(0x0028, 0x3002, "US", words(descriptor)), (0x0028, 0x3006, data.0, data.1)];
+    with(grey(stored), vec![(0x0028, 0x3000, "SQ", Value::Items(vec![lut]))])
+}
+
+#[test]
+fn tables_of_every_length_and_width_are_read_and_short_ones_refused() {
+    let falling: Vec<u16> = (0..=u16::MAX).rev().collect();
+    let all = mapped(&[0, 1, 65_535], &[0, 0, 16], ("OW", words(&falling)));
+    assert_eq!(values(&all), [65_535., 65_534., 0.], "0 entries are 65,536");
+    let bytes = mapped(&[0, 1, 2, 3], &[4, 0, 8], ("OB", Value::Bytes(vec![9, 8, 7, 6])));
+    assert_eq!(values(&bytes), [9., 8., 7., 6.]);
+    let short = mapped(&[0, 1], &[4, 0, 16], ("OW", words(&[1, 2, 3])));
+    assert!(reason(&short).contains("lookup table"));
+}
+
+#[test]
+fn a_voi_lut_of_rescaled_values_may_begin_below_zero() {
+    let lut: Elements = vec![
+        (0x0028, 0x3002, "US", words(&[3, (-1024i16).cast_unsigned(), 8])),
+        (0x0028, 0x3006, "OW", words(&[0, 100, 255])),
+    ];
+    let elements = with(
+        grey(&[0, 1, 2]),
+        vec![
+            (0x0028, 0x1052, "DS", text("-1024")),
+            (0x0028, 0x3010, "SQ", Value::Items(vec![lut])),
+        ],
+    );
+    // Implicit VR: only what the values are tells that the table's first one is signed.
+    let slice = slice_of(&wrapped("1.2.840.10008.1.2", &written(&elements, true, false)));
+    assert_eq!(levels(&slice), [0, 100, 255]);
+}
+
+#[test]
+fn ramps_of_segmented_palettes_are_rounded() {
+    // One entry of 0, then three up to 4: 1.33, 2.67, 4.
+    let segments = || Value::Bytes(vec![0, 1, 0, 1, 3, 4]);
+    let mut changes: Elements = vec![
+        (0x0028, 0x0004, "CS", text("PALETTE COLOR")),
+        (0x7FE0, 0x0010, "OB", Value::Bytes(vec![0, 1, 2, 3])),
+    ];
+    for colour in 0..3 {
+        changes.push((0x0028, 0x1101 + colour, "US", words(&[4, 0, 8])));
+        changes.push((0x0028, 0x1221 + colour, "OW", segments()));
+    }
+    let slice = slice_of(&file(&with(bits(grey(&[0; 4]), 8, 8, 0), changes)));
+    assert_eq!(slice.samples().bytes()[..], [0, 0, 0, 1, 1, 1, 3, 3, 3, 4, 4, 4]);
+}
