@@ -207,3 +207,103 @@ def test_a_walk_starts_in_the_middle_goes_both_ways_and_counts_what_it_lost():
     dice = series.walk(walker, list(range(6)), truths)
     assert walker.asked == [("click", 3), (3, 4), (3, 2), (2, 1), (1, 0)]
     assert dice == [1, 1, 1, 1, 0, 0]
+
+
+class OfDrawings:
+    """Knows the drawings: a click gives the object under it, a box is filled to its edges."""
+
+    name = "of drawings"
+
+    def __init__(self, *_) -> None:
+        pass
+
+    def open(self, picture: cases.Picture) -> float:
+        self.picture = picture
+        return 0.25
+
+    def ask(self, question) -> Answer:
+        mask = np.zeros(self.picture.pixels.shape[:2], bool)
+        if question.box:
+            x, y, width, height = question.box
+            mask[y : y + height, x : x + width] = True
+        else:
+            x, y, _ = question.clicks[0]
+            mask = next(t.mask for t in self.picture.things if t.mask[y, x])
+        return Answer(mask, 0.9, "state", 0.002, 0.9)
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory) -> Path:
+    """A pack of drawn slices of six seeds, as the manifest tells of one; no person's pixels."""
+    sys.path.insert(0, str(ROOT / "engines" / "train"))
+    from phantom import axial
+
+    folder = tmp_path_factory.mktemp("drawings")
+    rows = ["file,kind,patient,modality,bits_stored,truth_mask,object,truth_origin"]
+    for seed in range(6):
+        hu, ids, kinds = axial(seed)
+        cv2.imwrite(str(folder / f"{seed}.png"), (np.clip((hu + 160) / 400, 0, 1) * 255).astype(np.uint8))
+        wanted = [n for n, kind in kinds.items() if kind in ("kidney", "liver", "vertebra") and (ids == n).sum() >= 100]
+        for number in wanted:
+            name = f"{seed}-{number}.png"
+            cv2.imwrite(str(folder / name), (ids == number).astype(np.uint8) * 255)
+            origin = "human" if seed % 2 else "thresholded (at 200 HU)"
+            rows.append(f"{seed}.png,ct-slice-png,P{seed},CT,8,{name},{kinds[number]},{origin}")
+    assert len(rows) > 8
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    (folder / "split.toml").write_text("[validation]\npeople = [" + ", ".join(f'"P{s}"' for s in range(5)) + "]\n")
+    return folder
+
+
+def run_quality(monkeypatch, pack: Path, out: Path, *more: str) -> dict:
+    monkeypatch.setattr(quality, "Daemon", OfDrawings)
+    words = ["quality.py", str(pack), "--url", "http://nowhere", "--out", str(out), "--split", str(pack / "split.toml"), *more]
+    monkeypatch.setattr(sys, "argv", words)
+    quality.main()
+    return json.loads((out / "quality.json").read_text())
+
+
+def test_a_run_over_drawings_measures_every_object_in_every_form(drawings, tmp_path, monkeypatch):
+    document = run_quality(monkeypatch, drawings, tmp_path)
+    rows = document["rows"]
+    truths = [r for r in (drawings / "manifest.csv").read_text().splitlines()[1:]]
+    assert len(rows) == 3 * len(truths) and {r["form"] for r in rows} == {"click", "box", "three clicks"}
+    assert {r["person"] for r in rows if r["validation"]} == {r["person"] for r in rows} - {"P5"}
+    for r in rows:
+        if r["form"] != "box":
+            assert (r["iou"], r["dice"], r["boundary_f"]) == (1, 1, 1)
+    for line in truths:
+        file, _, _, _, _, mask, thing, _ = line.split(",")
+        truth = cv2.imread(str(drawings / mask), cv2.IMREAD_GRAYSCALE) > 127
+        ys, xs = np.nonzero(truth)
+        share = truth.sum() / (np.ptp(xs) + 1) / (np.ptp(ys) + 1)
+        found = [r for r in rows if (r["picture"], r["thing"], r["area_px"], r["form"]) == (file, thing, truth.sum(), "box")]
+        assert found and all(r["iou"] == pytest.approx(share) for r in found)
+        assert all(0 < r["boundary_f"] <= 1 and r["seconds"] == 0.002 and r["confidence"] == 0.9 for r in found)
+
+
+def test_a_run_leaves_a_table_per_origin_and_object_and_pictures(drawings, tmp_path, monkeypatch):
+    before = run_quality(monkeypatch, drawings, tmp_path / "before")
+    for r in before["rows"]:
+        r["iou"] = 0.125
+    (tmp_path / "before.json").write_text(json.dumps(before | {"engine": "an earlier one"}))
+    run_quality(monkeypatch, drawings, tmp_path / "now", "--compare", str(tmp_path / "before.json"))
+    text = (tmp_path / "now" / "quality.md").read_text()
+    assert "Not for diagnostic use" in text and "Before: an earlier one" in text and "Encoding: 250 ms" in text
+    validation = text.split("## Validation people")[1].split("## People of the training set")[0]
+    for cell in ("| truth origin |", "| object |", "| human | auto | click |", "| thresholded | auto | box |", "| kidney | auto | three clicks |"):
+        assert cell in validation, cell
+    row = next(line for line in validation.splitlines() if line.startswith("| thresholded | auto | click |"))
+    assert "| 2 ° |" in row and "| 1.000" in row and "| 0.125" in row and row.endswith("| 1.000 | 1.000 | 2 |")
+    assert "[" in next(line for line in text.splitlines() if line.startswith("| all | box | 0.80 |")), "a bootstrap interval"
+    worst = cv2.imread(str(tmp_path / "now" / "worst.png"))
+    assert worst is not None and worst.shape == (2 * 320, 5 * 320, 3)
+    assert cv2.imread(str(tmp_path / "now" / "twelve.png")).shape[1] == 4 * 320
+
+
+def test_the_ten_worst_are_the_worst(monkeypatch):
+    sheets = []
+    monkeypatch.setattr(report, "_sheet", lambda shown, path, columns: sheets.append([s.iou for s in shown]))
+    p = picture(square(5, 5, 20))
+    report.worst([report.Shown(p, p.things[0], square(5, 5, 20), (9, 9), (7 * i % 20) / 20, 0.5) for i in range(20)], Path("nowhere"))
+    assert sheets == [[i / 20 for i in range(10)]]
