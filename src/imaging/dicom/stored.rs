@@ -56,7 +56,7 @@ impl Visitor for ToModality<'_> {
                 stored.clone().map(|value| f32::from(lut.at(value.into()))).collect()
             }
         };
-        let all = || extremes(values.iter().copied());
+        let all = || extremes(&values);
         let range = match self.padding {
             None => all(),
             Some((low, high)) => {
@@ -65,7 +65,8 @@ impl Visitor for ToModality<'_> {
                     let value: f64 = (*value).into();
                     value < low || value > high
                 });
-                extremes(kept.map(|(_, value)| value)).or_else(|| all().map(|(low, _)| (low, low)))
+                let kept: Vec<f32> = kept.map(|(_, value)| value).collect();
+                extremes(&kept).or_else(|| all().map(|(low, _)| (low, low)))
             }
         };
         let range = range.unwrap_or((0.0, 0.0));
@@ -73,13 +74,21 @@ impl Visitor for ToModality<'_> {
     }
 }
 
-/// Smallest and largest; `None` of nothing. Values that are not numbers come out as extremes that are
-/// not finite, which the caller refuses.
-fn extremes(values: impl Iterator<Item = f32>) -> Option<(f32, f32)> {
-    let start = (f32::INFINITY, f32::NEG_INFINITY);
-    let (low, high) = values.fold(start, |(low, high), value| {
-        (if value < low { value } else { low }, if value > high { value } else { high })
-    });
+/// Smallest and largest; `None` of nothing. What is not a number is left out: the caller refuses it.
+///
+/// Sixteen of each side by side are SSE or NEON; one alone is a chain in which each waits for the last.
+fn extremes(values: &[f32]) -> Option<(f32, f32)> {
+    let smaller = |low: f32, value: f32| if value < low { value } else { low };
+    let larger = |high: f32, value: f32| if value > high { value } else { high };
+    let (groups, rest) = values.as_chunks::<16>();
+    let (mut lows, mut highs) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
+    for group in groups {
+        for ((low, high), &value) in lows.iter_mut().zip(&mut highs).zip(group) {
+            (*low, *high) = (smaller(*low, value), larger(*high, value));
+        }
+    }
+    let low = lows.iter().chain(rest).copied().fold(f32::INFINITY, smaller);
+    let high = highs.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
     (low <= high).then_some((low, high))
 }
 
