@@ -222,6 +222,18 @@ fn a_16_bit_png_keeps_its_stored_units() {
 }
 
 #[test]
+fn transparent_16_bit_grey_is_flattened_on_black_in_its_stored_units() {
+    let mut png = Vec::new();
+    let mut encoder = png::Encoder::new(&mut png, 3, 1);
+    encoder.set_color(png::ColorType::GrayscaleAlpha);
+    encoder.set_depth(png::BitDepth::Sixteen);
+    let pixels = [0x80, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x80, 0, 0x12, 0x34, 0, 0];
+    encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    let slice = decode(&png, None, &Limits::default()).unwrap();
+    assert_eq!(slice.samples().modality().unwrap(), [32_768., 32_768., 0.]);
+}
+
+#[test]
 fn the_orientation_in_a_pngs_exif_block_is_applied() {
     let mut png = Vec::new();
     let mut encoder = png::Encoder::new(&mut png, 2, 1);

@@ -169,6 +169,19 @@ stand_ins! {
     answers_for_another_format => |socket, _| {
         answer(socket, &SliceInfo { format: Format::Dicom, ..info(SIZE) }, &[1, 2, 3, 4], SEALS);
     };
+    answers_for_another_frame => |socket, _| {
+        answer(socket, &SliceInfo { frame: 1, frames: 2, ..info(SIZE) }, &[1, 2, 3, 4], SEALS);
+    };
+    sends_an_identity_nobody_asked_for => |socket, _| {
+        let samples = [1u8, 2, 3, 4];
+        let description = info_to_bytes(&info(SIZE), &Samples::Grey8(Bytes::new()));
+        let name = b"\x10\0\x10\0\x01\0\0\0A";
+        let parts = [&samples[..], &description, &name[..]];
+        let [samples, info, identity] = parts.map(|part| part.len() as u64);
+        let file = sealed::fill(sealed::create().unwrap(), &parts).unwrap();
+        let reply = Reply::Slice { samples, info, identity };
+        send(socket, &reply.to_bytes(), Some(file.as_fd())).unwrap();
+    };
     describes_a_window_that_can_not_be => |socket, _| {
         let window = crate::domain::slice::Window {
             center: f64::NAN,
@@ -315,6 +328,7 @@ fn every_lie_of_a_child_is_the_images_fault_and_harms_no_other() {
         "claims_a_larger_image_than_its_samples",
         "claims_a_size_of_zero",
         "answers_for_another_format",
+        "sends_an_identity_nobody_asked_for",
         "describes_a_window_that_can_not_be",
         "sends_no_memory",
         "sends_a_plain_file",
@@ -332,6 +346,13 @@ fn every_lie_of_a_child_is_the_images_fault_and_harms_no_other() {
         assert_eq!(decoder.vitals().killed, 1, "{lie}");
         assert!(decoder.decode(PROBE, None).is_ok(), "{lie}: the next image");
     }
+}
+
+#[test]
+fn a_child_that_answers_for_another_frame_is_not_believed() {
+    let decoder = Decoder::start(options("answers_for_another_frame")).unwrap();
+    assert!(matches!(decoder.decode(IMAGE, Some(0)), Err(DecodeError::Unreadable(_))));
+    assert_eq!(decoder.vitals().killed, 1);
 }
 
 #[test]
@@ -470,4 +491,11 @@ fn a_child_that_can_not_be_started_is_our_fault_at_start_and_later() {
     let start = Instant::now();
     assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unavailable(_))));
     assert!(start.elapsed() < Duration::from_secs(1), "refused at once, not at the deadline");
+    // It comes back.
+    std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &link).unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while decoder.decode(IMAGE, None).is_err() {
+        assert!(Instant::now() < until, "trouble that is over is forgotten");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

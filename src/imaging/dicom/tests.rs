@@ -1,11 +1,12 @@
 //! DICOM files made in code, one feature each.
 
 mod claims;
+mod colour;
+mod display;
 
 use super::super::window;
 use super::*;
 use crate::domain::mask::ImageType;
-use crate::domain::slice::{Voi, WindowFunction};
 use crate::imaging::Levels;
 use std::io::Write as _;
 
@@ -188,6 +189,8 @@ fn bytes_and_double_words_and_floats_are_read() {
     assert_eq!(values(&bytes("OB", vec![0, 127, 128, 255], 4, 8, 1)), [0., 127., -128., -1.]);
     let double = [1_254_000u32, u32::MAX].iter().flat_map(|v| v.to_le_bytes()).collect();
     assert_eq!(values(&bytes("OW", double, 2, 32, 0)), [1_254_000., 4_294_967_300.]);
+    let double = [-70_000i32, 3].iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert_eq!(values(&bytes("OW", double, 2, 32, 1)), [-70_000., 3.]);
     let float: Vec<u8> = [0.25f32, -3e5].iter().flat_map(|v| v.to_le_bytes()).collect();
     let mut floats = bytes("OF", float, 2, 32, 0);
     floats.retain(|element| element.0 != 0x7FE0);
@@ -216,6 +219,10 @@ fn frames_of_single_bits_follow_each_other_without_a_gap() {
         })
         .collect();
     assert_eq!(frames, [[1., 0., 0.], [1., 1., 0.], [1., 0., 1.]]);
+    let short = with(elements, vec![(0x7FE0, 0x0010, "OB", Value::Bytes(vec![0b1_011_001]))]);
+    let short = with(short, vec![(0x0028, 0x0008, "IS", text("6"))]);
+    let cut = decode(&file(&short), Some(5), &Limits::default()).unwrap_err();
+    assert!(cut.to_string().contains("cut off"), "{cut}");
 }
 
 #[test]
@@ -256,241 +263,6 @@ fn a_deflated_bomb_is_too_large_and_stops_at_the_limit() {
 }
 
 #[test]
-fn a_modality_lut_maps_stored_values_and_clamps_at_its_ends() {
-    let lut: Elements = vec![
-        (0x0028, 0x3002, "SS", words(&[3, (-1i16).cast_unsigned(), 16])),
-        (0x0028, 0x3006, "OW", words(&[100, 200, 300])),
-    ];
-    let base = bits(grey(&[0xFF00, 0xFFFF, 0, 1, 7]), 16, 16, 1);
-    let elements = with(base, vec![(0x0028, 0x3000, "SQ", Value::Items(vec![lut]))]);
-    assert_eq!(values(&elements), [100., 100., 200., 300., 300.]);
-}
-
-#[test]
-fn the_files_voi_lut_is_used_where_there_is_no_window() {
-    let lut: Elements = vec![
-        (0x0028, 0x3002, "US", words(&[4, 10, 10])),
-        (0x0028, 0x3006, "OW", words(&[0, 100, 1000, 1023])),
-    ];
-    let sequence = (0x0028, 0x3010, "SQ", Value::Items(vec![lut]));
-    let elements = with(grey(&[0, 10, 11, 12, 13, 99]), vec![sequence.clone()]);
-    let slice = slice_of(&file(&elements));
-    assert!(matches!(slice.info().voi, Voi::Lut(_)));
-    assert_eq!(levels(&slice), [0, 0, 25, 249, 255, 255]);
-    let window = vec![(0x0028, 0x1050, "DS", text("12")), (0x0028, 0x1051, "DS", text("3"))];
-    let both = slice_of(&file(&with(elements, window)));
-    assert!(matches!(both.info().voi, Voi::Window(_)), "a window comes first");
-}
-
-#[test]
-fn the_three_window_functions_follow_the_standard() {
-    // PS3.3 C.11.2.1.2.1 and .3, for c = 10, w = 5, at 7 to 13.
-    let expected: [(&str, WindowFunction, [f64; 7]); 3] = [
-        ("LINEAR", WindowFunction::Linear, [0., 0.125, 0.375, 0.625, 0.875, 1., 1.]),
-        ("LINEAR_EXACT", WindowFunction::LinearExact, [0., 0.1, 0.3, 0.5, 0.7, 0.9, 1.]),
-        (
-            "SIGMOID",
-            WindowFunction::Sigmoid,
-            [0.083_173, 0.167_982, 0.310_026, 0.5, 0.689_974, 0.832_018, 0.916_827],
-        ),
-    ];
-    for (name, function, shares) in expected {
-        let elements = with(
-            grey(&[7, 8, 9, 10, 11, 12, 13]),
-            vec![
-                (0x0028, 0x1050, "DS", text("10")),
-                (0x0028, 0x1051, "DS", text("5")),
-                (0x0028, 0x1056, "CS", text(name)),
-            ],
-        );
-        let slice = slice_of(&file(&elements));
-        match &slice.info().voi {
-            Voi::Window(window) => assert_eq!(window.function, function),
-            other => panic!("{other:?}"),
-        }
-        for (level, share) in levels(&slice).iter().zip(shares) {
-            assert!((f64::from(*level) - share * 255.0).abs() <= 0.5001, "{name} {level} {share}");
-        }
-    }
-}
-
-#[test]
-fn a_window_of_width_1_is_a_step_and_one_of_0_is_none() {
-    let window = |width: &str| {
-        let elements = with(
-            grey(&[9, 10, 11]),
-            vec![(0x0028, 0x1050, "DS", text("10")), (0x0028, 0x1051, "DS", text(width))],
-        );
-        slice_of(&file(&elements))
-    };
-    assert_eq!(levels(&window("1")), [0, 255, 255]);
-    assert_eq!(window("0").info().voi, Voi::None);
-    assert_eq!(window("-5").info().voi, Voi::None);
-}
-
-#[test]
-fn functional_groups_of_the_frame_come_before_shared_ones_before_the_top_level() {
-    let rescale = |slope: &str, intercept: &str| -> (u16, u16, &'static str, Value) {
-        let item: Elements = vec![
-            (0x0028, 0x1052, "DS", text(intercept)),
-            (0x0028, 0x1053, "DS", text(slope)),
-            (0x0028, 0x1054, "LO", text("HU")),
-        ];
-        (0x0028, 0x9145, "SQ", Value::Items(vec![item]))
-    };
-    let spacing: Elements = vec![(0x0028, 0x0030, "DS", text("0.7\\0.6"))];
-    let voi: Elements = vec![(0x0028, 0x1050, "DS", text("5")), (0x0028, 0x1051, "DS", text("11"))];
-    let shared: Elements =
-        vec![(0x0028, 0x9110, "SQ", Value::Items(vec![spacing])), rescale("2", "1")];
-    let own: Elements = vec![(0x0028, 0x9132, "SQ", Value::Items(vec![voi])), rescale("10", "-1")];
-    let elements = with(
-        grey(&[1, 2, 3]),
-        vec![
-            (0x0028, 0x0008, "IS", text("2")),
-            (0x0028, 0x0030, "DS", text("9\\9")),
-            (0x7FE0, 0x0010, "OW", words(&[1, 2, 3, 1, 2, 3])),
-            (0x5200, 0x9229, "SQ", Value::Items(vec![shared])),
-            (0x5200, 0x9230, "SQ", Value::Items(vec![vec![], own])),
-        ],
-    );
-    let frame = |frame| decode(&file(&elements), Some(frame), &Limits::default()).unwrap();
-    let (first, second) = (frame(0), frame(1));
-    assert_eq!(first.samples().modality().unwrap(), [3., 5., 7.]);
-    assert_eq!(second.samples().modality().unwrap(), [9., 19., 29.]);
-    assert_eq!(first.info().voi, Voi::None);
-    assert!(matches!(second.info().voi, Voi::Window(_)));
-    for slice in [first, second] {
-        assert_eq!(slice.info().spacing_mm, Some((0.7, 0.6)));
-        assert!(slice.info().is_ct);
-        assert_eq!(slice.info().frames, 2);
-    }
-}
-
-#[test]
-fn a_segmentation_of_one_frame_of_several_lies_where_that_frame_lies_or_nowhere() {
-    const POSITION: (u16, u16) = (0x0020, 0x0032);
-    let at = |place: &str| (0x0020, 0x0032, "DS", text(place));
-    let own = vec![(0x0020, 0x9113, "SQ", Value::Items(vec![vec![at("4\\5\\6")]]))];
-    let of = |frames: &str, groups: Vec<Elements>| {
-        let elements = vec![
-            at("1\\2\\3"),
-            (0x0028, 0x0008, "IS", text(frames)),
-            (0x7FE0, 0x0010, "OW", words(&[1, 2, 3, 1, 2, 3])),
-            (0x5200, 0x9230, "SQ", Value::Items(groups)),
-        ];
-        let file = file(&with(grey(&[1, 2, 3]), elements));
-        move |frame| {
-            let source = segmentation_source(&file, Some(frame), &Limits::default()).unwrap();
-            source.value(POSITION).map(|value| String::from_utf8(value.to_vec()).unwrap())
-        }
-    };
-    let several = of("2", vec![vec![], own]);
-    // What the top level says holds for no frame of several.
-    assert_eq!(several(0), None);
-    assert_eq!(several(1).as_deref(), Some("4\\5\\6"));
-    let single = of("1", vec![]);
-    assert_eq!(single(0).as_deref(), Some("1\\2\\3"));
-}
-
-#[test]
-fn padding_is_left_out_of_the_range() {
-    let padded = |values: &[u16], value: i16, limit: Option<i16>| {
-        let mut changes = vec![(0x0028, 0x0120, "SS", words(&[value.cast_unsigned()]))];
-        changes.extend(limit.map(|limit| (0x0028, 0x0121, "SS", words(&[limit.cast_unsigned()]))));
-        let base = bits(grey(values), 16, 16, 1);
-        slice_of(&file(&with(base, changes))).info().range
-    };
-    let values = [(-2000i16).cast_unsigned(), (-1999i16).cast_unsigned(), 5, 70];
-    assert_eq!(padded(&values, -2000, None), Some((-1999., 70.)));
-    assert_eq!(padded(&values, -2000, Some(-1990)), Some((5., 70.)));
-    assert_eq!(padded(&values, -1990, Some(-2000)), Some((5., 70.)), "either order");
-    assert_eq!(padded(&[7, 7], 7, None), Some((7., 7.)));
-    assert_eq!(padded(&[7, 9], 7, Some(10)), Some((7., 7.)), "nothing but padding");
-}
-
-#[test]
-fn a_slice_of_nothing_but_padding_is_black() {
-    for photometric in ["MONOCHROME1", "MONOCHROME2"] {
-        let changes = vec![
-            (0x0028, 0x0004, "CS", text(photometric)),
-            (0x0028, 0x0120, "SS", words(&[7])),
-            (0x0028, 0x0121, "SS", words(&[10])),
-        ];
-        let slice = slice_of(&file(&with(bits(grey(&[7, 8, 9, 10]), 16, 16, 1), changes)));
-        let (rendering, source) = window::resolve(slice.info(), None, ImageType::Auto).unwrap();
-        assert_eq!(source, window::Source::MinMax, "{photometric}");
-        assert_eq!(window::render(&slice, &rendering), Levels::Grey(vec![0; 4]), "{photometric}");
-    }
-}
-
-#[test]
-fn only_ct_in_hounsfield_units_gets_the_contexts_window() {
-    let rescale: Elements =
-        vec![(0x0028, 0x1052, "DS", text("-1024")), (0x0028, 0x1053, "DS", text("1"))];
-    let is_ct = |changes: Elements| slice_of(&file(&with(grey(&[1, 2]), changes))).info().is_ct;
-    assert!(is_ct(rescale.clone()));
-    assert!(!is_ct(vec![]), "no rescale: nobody knows the unit");
-    assert!(!is_ct(with(rescale.clone(), vec![(0x0008, 0x0060, "CS", text("MR"))])));
-    assert!(!is_ct(with(rescale, vec![(0x0028, 0x1054, "LO", text("OD"))])));
-}
-
-#[test]
-fn palettes_become_rgb_plain_and_segmented() {
-    let palette = |red: Value, tag: u16, vr: &'static str| {
-        let base = bits(grey(&[0; 4]), 8, 8, 0);
-        let ramp = || words(&[0, 0x4000, 0x8000, 0xFFFF]);
-        with(
-            base,
-            vec![
-                (0x0028, 0x0004, "CS", text("PALETTE COLOR")),
-                (0x0028, 0x1101, "US", words(&[4, 1, 16])),
-                (0x0028, 0x1102, "US", words(&[4, 1, 16])),
-                (0x0028, 0x1103, "US", words(&[4, 1, 16])),
-                (0x0028, tag, vr, red),
-                (0x0028, 0x1202, "OW", words(&[0xFFFF, 0, 0, 0])),
-                (0x0028, 0x1203, "OW", ramp()),
-                (0x7FE0, 0x0010, "OB", Value::Bytes(vec![0, 1, 2, 9])),
-            ],
-        )
-    };
-    let plain = palette(words(&[0, 0x4000, 0x8000, 0xFFFF]), 0x1201, "OW");
-    let rgb = slice_of(&file(&plain)).samples().bytes().to_vec();
-    assert_eq!(rgb, [0, 255, 0, 0, 255, 0, 64, 0, 64, 255, 0, 255]);
-    // One value, then a ramp of three to FFFF: 0, 5555, AAAA, FFFF.
-    let ramp = palette(words(&[0, 1, 0, 1, 3, 0xFFFF]), 0x1221, "OW");
-    let rgb = slice_of(&file(&ramp)).samples().bytes().to_vec();
-    assert_eq!(rgb.iter().step_by(3).copied().collect::<Vec<u8>>(), [0, 0, 85, 255]);
-    // A run of two, then the same again by reference to byte 0.
-    let twice = palette(words(&[0, 2, 0x0100, 0xFF00, 2, 1, 0, 0]), 0x1221, "OW");
-    let rgb = slice_of(&file(&twice)).samples().bytes().to_vec();
-    assert_eq!(rgb.iter().step_by(3).copied().collect::<Vec<u8>>(), [1, 1, 254, 254]);
-    let endless = palette(words(&[2, 1, 0, 0]), 0x1221, "OW");
-    assert!(reason(&endless).contains("lookup table"));
-}
-
-#[test]
-fn native_colour_is_read_by_pixel_and_by_plane_and_from_ybr() {
-    let colour = |planar: u16, photometric: &str, bytes: &[u8]| {
-        let base = bits(grey(&[0; 2]), 8, 8, 0);
-        let elements = with(
-            base,
-            vec![
-                (0x0028, 0x0002, "US", words(&[3])),
-                (0x0028, 0x0004, "CS", text(photometric)),
-                (0x0028, 0x0006, "US", words(&[planar])),
-                (0x7FE0, 0x0010, "OB", Value::Bytes(bytes.to_vec())),
-            ],
-        );
-        slice_of(&file(&elements)).samples().bytes().to_vec()
-    };
-    assert_eq!(colour(0, "RGB", &[1, 2, 3, 4, 5, 6]), [1, 2, 3, 4, 5, 6]);
-    assert_eq!(colour(1, "RGB", &[1, 4, 2, 5, 3, 6]), [1, 2, 3, 4, 5, 6]);
-    // Y = 76, Cb = 85, Cr = 255: red, to rounding.
-    assert_eq!(colour(0, "YBR_FULL", &[76, 85, 255, 128, 128, 128]), [254, 0, 0, 128, 128, 128]);
-    assert_eq!(colour(0, "YBR_FULL_422", &[76, 128, 85, 255]), [254, 0, 0, 255, 52, 52]);
-}
-
-#[test]
 fn what_can_not_be_shown_rightly_is_refused_by_name() {
     let change = |tag: u16, vr, value| reason(&with(grey(&[1, 2]), vec![(0x0028, tag, vr, value)]));
     assert!(change(0x0004, "CS", text("HSV")).contains("HSV"));
@@ -507,6 +279,13 @@ fn what_can_not_be_shown_rightly_is_refused_by_name() {
     let mut none = grey(&[1]);
     none.retain(|element| element.0 != 0x7FE0);
     assert!(reason(&none).contains("no pixel data"));
+}
+
+#[test]
+fn no_frames_are_one_frame() {
+    // Seen in the wild.
+    let elements = with(grey(&[1, 2]), vec![(0x0028, 0x0008, "IS", text("0"))]);
+    assert_eq!(values(&elements), [1., 2.]);
 }
 
 fn encapsulated(uid: &str, offsets: &[u32], parts: &[&[u8]], frames: &str) -> Vec<u8> {

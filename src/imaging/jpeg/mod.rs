@@ -189,6 +189,17 @@ mod tests {
     }
 
     #[test]
+    fn three_components_without_a_marker_are_ycbcr_but_in_lossless_frames() {
+        let mut colour = fixture("sampling-0.jpg");
+        let jfif = segment(&colour, 0xE0);
+        colour.drain(jfif);
+        assert_eq!(usual_transform(&header(&colour).unwrap()), Transform::YcbcrToRgb);
+        let frame = segment(&colour, 0xC0).start;
+        colour[frame + 1] = 0xC3;
+        assert_eq!(usual_transform(&header(&colour).unwrap()), Transform::None);
+    }
+
+    #[test]
     fn steps_of_two_bytes_are_the_same_steps() {
         let narrow = fixture("grey.jpg");
         let at = segment(&narrow, 0xDB);

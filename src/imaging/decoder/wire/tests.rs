@@ -108,3 +108,33 @@ fn messages_of_any_other_length_are_none() {
     assert!(Reply::from_bytes(&[&reply[..], &[0]].concat()).is_none());
     assert!(Reply::from_bytes(&[9]).is_none());
 }
+
+#[test]
+fn refusals_that_can_not_be_are_no_answer() {
+    let sent = |error| Reply::from_bytes(&Reply::Error(error).to_bytes());
+    assert!(sent(DecodeError::FrameRequired { frames: 2 }).is_some());
+    assert!(sent(DecodeError::FrameRequired { frames: 1 }).is_none());
+    assert!(sent(DecodeError::FrameOutOfRange { frame: 2, frames: 2 }).is_some());
+    assert!(sent(DecodeError::FrameOutOfRange { frame: 1, frames: 2 }).is_none());
+}
+
+#[test]
+fn an_identity_holds_each_attribute_once_and_only_acceptable_ones() {
+    let of = |values: &[((u16, u16), &[u8])]| {
+        let mut out = Out::default();
+        for ((group, element), value) in values {
+            out.0.extend_from_slice(&group.to_le_bytes());
+            out.0.extend_from_slice(&element.to_le_bytes());
+            out.u32(u32::try_from(value.len()).unwrap());
+            out.0.extend_from_slice(value);
+        }
+        source_from_bytes(&out.0, &honest())
+    };
+    let (name, uid) = ((0x0010, 0x0010), (0x0008, 0x0018));
+    let source = of(&[(name, b"A^B"), (uid, b"1.2")]).unwrap();
+    assert_eq!((source.value(name), source.value(uid)), (Some(&b"A^B"[..]), Some(&b"1.2"[..])));
+    assert!(of(&[(name, b"A"), (name, b"B")]).is_none(), "twice");
+    assert!(of(&[(uid, b"1..2")]).is_none(), "no UID");
+    assert!(of(&[(name, b"A ")]).is_none(), "padded");
+    assert!(of(&[((0x0010, 0x2160), b"A")]).is_none(), "not in the table");
+}

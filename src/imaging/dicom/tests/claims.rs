@@ -100,6 +100,90 @@ fn a_jpeg_ls_component_that_comes_twice_is_refused() {
     assert!(decode(&twice).unwrap_err().to_string().contains("components are invalid"));
 }
 
+/// Where a marker stands; before the entropy-coded bytes.
+fn marker(data: &[u8], code: u8) -> usize {
+    data.windows(2).position(|pair| pair == [0xFF, code]).unwrap()
+}
+
+#[test]
+fn a_lossless_point_transform_is_undone() {
+    let name = "jpeg-lossless-restarts-12-3.dcm";
+    let sixteen = || {
+        vec![
+            (0x0028, 0x0100, "US", words(&[16])),
+            (0x0028, 0x0101, "US", words(&[16])),
+            (0x0028, 0x0102, "US", words(&[15])),
+        ]
+    };
+    let decoded = |data| decoded(&around("1.2.840.10008.1.2.4.57", data, sixteen())).unwrap();
+    // One bit more and one bit cut off: the same code stands for twice the values.
+    let mut cut = coded(name);
+    let (frame, scan) = (marker(&cut, 0xC3), marker(&cut, 0xDA));
+    (cut[frame + 4], cut[scan + 9]) = (13, 1);
+    let twice: Vec<f32> = decoded(coded(name)).iter().map(|value| 2.0 * value).collect();
+    assert_eq!(decoded(cut), twice);
+}
+
+#[test]
+fn parts_of_jpeg_ls_that_are_not_decoded_are_refused_by_name() {
+    use crate::imaging::jpeg_ls::decode;
+    let plain = coded("jpegls-preset-grey8.dcm");
+    for (segment, words) in [
+        (&b"\xff\xdd\0\x04\0\x01"[..], "restart intervals"),
+        (b"\xff\xe8\0\x07mrfx\x01", "colour transforms"),
+        (b"\xff\xf8\0\x05\x02\0\0", "mapping tables"),
+    ] {
+        let mut data = plain.clone();
+        data.splice(2..2, segment.iter().copied());
+        let error = decode(&data).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let mut data = plain;
+    let preset = marker(&data, 0xF8);
+    data[preset + 14] = 2;
+    assert!(decode(&data).unwrap_err().to_string().contains("parameters"), "a reset of 2");
+}
+
+#[test]
+fn a_jp2_file_is_taken_for_the_codestream_in_it_and_subsampling_refused() {
+    let plain = coded("j2k-lossless-grey8.dcm");
+    let mut file = b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 ".to_vec();
+    file.extend(u32::try_from(plain.len() + 8).unwrap().to_be_bytes());
+    file.extend(b"jp2c");
+    file.extend(&plain);
+    let bare = decoded(&around(JPEG_2000, plain.clone(), vec![])).unwrap();
+    assert_eq!(decoded(&around(JPEG_2000, file, vec![])).unwrap(), bare);
+    let mut halved = plain;
+    halved[43] = 2;
+    assert!(decoded(&around(JPEG_2000, halved, vec![])).unwrap_err().contains("subsampled"));
+}
+
+#[test]
+fn a_jpeg_file_of_12_bits_is_shown_in_8() {
+    use crate::imaging::jpeg;
+    let data = coded("jpeg-extended12.dcm");
+    let jpeg::Samples::Wide(wide) = jpeg::decode(&data, |_| jpeg::Transform::None).unwrap().1
+    else {
+        panic!("12 bits are words");
+    };
+    let eighth = |value: u16| (u32::from(value) * 510 + 4095) / 8190;
+    let expected: Vec<u32> = wide.into_iter().map(eighth).collect();
+    let shown = crate::imaging::decode::decode(&data, None, &Limits::default()).unwrap();
+    let shown: Vec<u32> = shown.samples().bytes().iter().copied().map(u32::from).collect();
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_segmentation_of_a_lossy_file_says_so_where_the_file_does_not() {
+    let lossy = |uid, name| {
+        let file = around(uid, coded(name), vec![]);
+        let source = segmentation_source(&file, None, &Limits::default()).unwrap();
+        source.value((0x0028, 0x2110)).map(<[u8]>::to_vec)
+    };
+    assert_eq!(lossy(BASELINE, "jpeg-baseline.dcm"), Some(b"01".to_vec()));
+    assert_eq!(lossy(JPEG_LS, "jpegls-lossless-grey8.dcm"), None);
+}
+
 /// Colour of a JPEG in a data set of that photometric interpretation.
 fn colour(coded: Vec<u8>, photometric: &str) -> Vec<u8> {
     let changes = vec![
