@@ -2,8 +2,8 @@
 //!
 //! HTTP/2 resets a stream whose answer is complete while its request is not, and some clients (curl
 //! 7.88) then give up the answer that they already have: seen as error 92 in place of a 401, about
-//! once in fifty. So what is left of a refused upload is swallowed, as [`super::server`] does for
-//! HTTP/1.1.
+//! once in fifty. So what is left of a refused upload is swallowed: [`Lingering`]. And closing an HTTP/1.1
+//! connection with unread bytes would reset it under its last answer: [`linger`].
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -11,9 +11,18 @@ use http_body_util::BodyExt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// How long the rest of an unread body is swallowed.
 pub const LINGER: Duration = Duration::from_secs(2);
+
+/// Ends a connection so that what was written last arrives.
+pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let _ = stream.shutdown().await;
+    let mut rest = [0; 8 << 10];
+    let swallow = async { while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {} };
+    let _ = tokio::time::timeout(LINGER, swallow).await;
+}
 
 /// Swallows what is left of the body when it is dropped.
 pub struct Lingering<B: Body<Data = Bytes> + Send + 'static>(Option<Pin<Box<B>>>);

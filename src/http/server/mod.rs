@@ -9,73 +9,41 @@
 //! 4. An answer to a request whose body was not read is not lost either: the rest of the body is
 //!    swallowed for a while, since closing with unread bytes would reset the connection under it.
 
+mod connection;
+mod doors;
+mod turn_away;
+
+pub use doors::BindError;
+
 use super::guard::{self, Connection};
 use super::handler::Handler;
-use super::linger::LINGER;
 use super::options::Options;
-use super::seats::{NoSeat, Seat, Seats};
+use super::seats::Seats;
 use super::security::Security;
-use super::strict::{HeadLimits, Strict};
 use super::tls::Tls;
-use super::wire::problem::{Code, Problem};
 use super::wire::reply::Reply;
 use crate::access::Options as AccessOptions;
 use crate::access::keeper::Keeper;
 use crate::audit::Audit;
 use crate::service::Service;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
+use connection::Served;
+use doors::{Arrived, Door, accept, backlog, open};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use sha2::{Digest, Sha256};
-use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
+use turn_away::turn_away;
 
 /// Refusals for want of a seat that may be written at once; more are just dropped.
 const MAX_TURNED_AWAY: usize = 32;
 /// Pause after an accept that failed, which would only fail again at once (no more files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// A socket could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("can't listen on {address}: {}", cause(source, *address))]
-pub struct BindError {
-    /// As configured.
-    pub address: SocketAddr,
-    /// The system's word.
-    pub source: io::Error,
-}
-
-fn cause(error: &io::Error, address: SocketAddr) -> String {
-    let next = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(8642));
-    match error.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "the port is taken (by another sam2d?); choose another one with --listen {next}"
-        ),
-        io::ErrorKind::AddrNotAvailable => {
-            "this machine has no such address; choose one of its own with --listen".to_owned()
-        }
-        io::ErrorKind::PermissionDenied => {
-            "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE, or choose another one with --listen"
-                .to_owned()
-        }
-        _ => error.to_string(),
-    }
-}
 
 /// Open sockets that nobody is served on yet.
 #[derive(Debug)]
@@ -84,13 +52,6 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     options: Options,
     security: Security,
-}
-
-/// A socket, and whether what comes through it is secured.
-#[derive(Debug)]
-struct Door {
-    listener: TcpListener,
-    tls: Option<Tls>,
 }
 
 impl Server {
@@ -232,299 +193,17 @@ impl Server {
     }
 }
 
-/// A connection that nobody serves yet.
-struct Arrived {
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<Tls>,
-}
-
-async fn open(
-    addresses: &[SocketAddr],
-    tls: Option<&Tls>,
-) -> Result<(Vec<Door>, Vec<SocketAddr>), BindError> {
-    let (mut doors, mut opened) = (Vec::new(), Vec::new());
-    for &address in addresses {
-        let failed = |source| BindError { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        opened.push(listener.local_addr().map_err(failed)?);
-        doors.push(Door { listener, tls: tls.cloned() });
-    }
-    Ok((doors, opened))
-}
-
-/// The next connection of any listener.
-async fn accept(doors: &[Door]) -> io::Result<Arrived> {
-    poll_fn(|cx| {
-        for door in doors {
-            if let Poll::Ready(accepted) = door.listener.poll_accept(cx) {
-                let tls = door.tls.clone();
-                return Poll::Ready(accepted.map(|(stream, peer)| Arrived { stream, peer, tls }));
-            }
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// What the kernel accepted for us and nobody has taken yet; closing the socket would reset it.
-fn backlog(doors: Vec<Door>) -> Vec<Arrived> {
-    let mut waiting = Vec::new();
-    for Door { listener, tls } in doors {
-        let Ok(listener) = listener.into_std() else { continue };
-        // The socket is non-blocking: an empty backlog is an error.
-        while let Ok((stream, peer)) = listener.accept() {
-            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            let arrived = |stream| Arrived { stream, peer, tls: tls.clone() };
-            waiting.extend(stream.ok().map(arrived));
-        }
-    }
-    waiting
-}
-
-/// What one connection needs.
-struct Served<H> {
-    handler: H,
-    draining: watch::Receiver<bool>,
-    head: HeadLimits,
-    idle: Duration,
-    grace: Duration,
-}
-
-impl<H, F> Served<H>
-where
-    H: Fn(Request<Incoming>, Connection) -> F + Clone + Send + Unpin + 'static,
-    F: Future<Output = Response<Reply>> + Send + 'static,
-{
-    fn new(options: &Options, handler: H, draining: watch::Receiver<bool>) -> Self {
-        Self {
-            handler,
-            draining,
-            head: HeadLimits {
-                max_bytes: options.max_head_bytes,
-                max_headers: options.max_headers,
-                timeout: Duration::from_secs(options.head_timeout_s),
-            },
-            idle: Duration::from_secs(options.idle_timeout_s),
-            grace: Duration::from_millis(options.drain_grace_ms),
-        }
-    }
-
-    async fn serve(self, arrived: Arrived, _seat: Seat) {
-        let Arrived { stream, peer, tls } = arrived;
-        let Ok(local) = stream.local_addr() else { return };
-        // Answers are written whole: waiting for more to fill a packet only costs time.
-        let _ = stream.set_nodelay(true);
-        let mut ends = Connection { peer, local, certificate: None };
-        let Some(tls) = tls else { return self.http1(stream, ends).await };
-        let patience = Duration::from_secs(tls.options().handshake_timeout_s);
-        let handshake = TlsAcceptor::from(tls.config()).accept(stream);
-        // Its errors are all the client's, or a scanner's.
-        let Ok(Ok(stream)) = tokio::time::timeout(patience, handshake).await else { return };
-        let (_, session) = stream.get_ref();
-        let shown = session.peer_certificates().and_then(<[_]>::first);
-        ends.certificate = shown.map(|certificate| Sha256::digest(certificate).into());
-        if session.alpn_protocol() == Some(b"h2") {
-            self.http2(stream, ends, tls.options()).await;
-        } else {
-            self.http1(stream, ends).await;
-        }
-    }
-
-    async fn http1<S>(self, stream: S, ends: Connection)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let strict = Strict::new(stream, self.head);
-        let began = strict.began();
-        let (handler, draining) = (self.handler, self.draining.clone());
-        let service = service_fn(move |request| {
-            let (answer, draining) = (handler(request, ends), draining.clone());
-            Box::pin(async move {
-                let mut response = answer.await;
-                if *draining.borrow() {
-                    let close = HeaderValue::from_static("close");
-                    response.headers_mut().insert(CONNECTION, close);
-                }
-                Ok::<_, Infallible>(response)
-            })
-        });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.idle)
-            .max_headers(self.head.max_headers)
-            .max_buf_size(BODY_BUFFER_BYTES.max(self.head.max_bytes * 2))
-            .serve_connection(TokioIo::new(strict), service);
-        let mut draining = self.draining;
-        let mut stage = Stage::Serving;
-        loop {
-            let next = async {
-                match stage {
-                    Stage::Serving => drop(draining.wait_for(|draining| *draining).await),
-                    Stage::Grace => tokio::time::sleep(self.grace).await,
-                    Stage::Closing => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                // Its errors are all the client's: gone, too slow, or out of words.
-                _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
-                () = next => {}
-            }
-            stage = match stage {
-                Stage::Serving => Stage::Grace,
-                // Connected, but never asked for anything.
-                _ if !began.load(Ordering::Relaxed) => return,
-                _ => {
-                    Pin::new(&mut connection).graceful_shutdown();
-                    Stage::Closing
-                }
-            };
-        }
-        linger(connection.into_parts().io.into_inner().into_inner()).await;
-    }
-
-    async fn http2<S>(self, stream: S, ends: Connection, options: &super::tls::Options)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let busy = Arc::new(Busy::default());
-        let (handler, counted) = (self.handler, Arc::clone(&busy));
-        let service = service_fn(move |request| {
-            let (answer, guard) = (handler(request, ends), counted.enter());
-            Box::pin(async move {
-                let response = answer.await;
-                drop(guard);
-                Ok::<_, Infallible>(response)
-            })
-        });
-        let head_bytes = u32::try_from(self.head.max_bytes).unwrap_or(u32::MAX);
-        let mut connection = pin!(
-            http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(options.max_streams)
-                .max_pending_accept_reset_streams(options.max_resets)
-                .max_local_error_reset_streams(options.max_resets)
-                .max_header_list_size(head_bytes)
-                .keep_alive_interval(self.idle)
-                .serve_connection(TokioIo::new(stream), service)
-        );
-        let mut draining = self.draining;
-        let mut closing = false;
-        loop {
-            let idle = async {
-                loop {
-                    let left = self.idle.saturating_sub(busy.idle_for());
-                    if left.is_zero() {
-                        return;
-                    }
-                    tokio::time::sleep(left).await;
-                }
-            };
-            let stopping = async {
-                drop(draining.wait_for(|draining| *draining).await);
-                // A request that is on its way already is still answered.
-                tokio::time::sleep(self.grace).await;
-            };
-            tokio::select! {
-                biased;
-                _ = connection.as_mut() => return,
-                () = stopping, if !closing => {}
-                () = idle, if !closing => {}
-            }
-            closing = true;
-            connection.as_mut().graceful_shutdown();
-        }
-    }
-}
-
-/// Requests of one HTTP/2 connection under way, and when the last one ended.
-#[derive(Default)]
-struct Busy(Mutex<(usize, Option<Instant>)>);
-
-/// One of them.
-struct Entered(Arc<Busy>);
-
-impl Busy {
-    fn enter(self: &Arc<Self>) -> Entered {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
-        Entered(Arc::clone(self))
-    }
-
-    /// How long there was nothing to do; nothing while there is.
-    fn idle_for(&self) -> Duration {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.0 > 0 {
-            Duration::ZERO
-        } else {
-            state.1.get_or_insert_with(Instant::now).elapsed()
-        }
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 -= 1;
-        state.1 = Some(Instant::now());
-    }
-}
-
-/// hyper's own default for its read buffer.
-const BODY_BUFFER_BYTES: usize = 400 << 10;
-
-enum Stage {
-    Serving,
-    Grace,
-    Closing,
-}
-
-/// Ends a connection so that what was written last arrives.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
-    let _ = stream.shutdown().await;
-    let mut rest = [0; 8 << 10];
-    let swallow = async { while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {} };
-    let _ = tokio::time::timeout(LINGER, swallow).await;
-}
-
-/// Tells a client that there is no seat, without reading anything of what it wants.
-async fn turn_away(mut stream: TcpStream, full: NoSeat) {
-    let problem = match full {
-        NoSeat::Full => {
-            let wait = Duration::from_secs(1);
-            Problem::overloaded("the box has as many connections as it takes; try again", wait)
-        }
-        NoSeat::ClientFull => Problem::new(
-            Code::RateLimited,
-            "this address has as many connections as one may; close some, or try again",
-        )
-        .with_retry_after(Duration::from_secs(1)),
-    };
-    let status = problem.code().status();
-    let id = super::request_id::new();
-    tracing::warn!(status = status.as_u16(), request_id = %id, "a connection was turned away");
-    let body = problem.json(&id);
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {}\r\nContent-Length: {}\r\nRetry-After: 1\r\nX-Request-Id: {id}\r\n\
-         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
-        super::wire::problem::MEDIA_TYPE,
-        body.len(),
-    );
-    let write = async {
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await
-    };
-    if let Ok(Ok(())) = tokio::time::timeout(LINGER, write).await {
-        linger(stream).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::head::Refusal;
+    use crate::http::wire::problem::Problem;
+    use http::HeaderValue;
+    use http::header::CONNECTION;
     use http_body_util::BodyExt;
     use std::net::{IpAddr, Ipv4Addr};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
 
