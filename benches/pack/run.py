@@ -14,7 +14,6 @@ import argparse
 import base64
 import collections
 import csv
-import http.client
 import io
 import json
 import pathlib
@@ -27,60 +26,14 @@ import uuid
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "python"))
+from daemon import Daemon  # noqa: E402
+
 SLICES = {
     "ct-slice", "ct-slice-jpeg", "ct-slice-png", "ct-slice-multipart", "ct-notruth", "mr-slice",
     "mr-slice-png16", "natural", "natural-notruth", "png-valid", "jpg-valid",
 }
 ODD = {"zoo", "zoo-undecodable", "zoo-nopixel", "hostile", "dicom-seg", "rtstruct"}
-
-
-class Daemon:
-    """A real daemon on a port of its own, with folders of its own."""
-
-    def __init__(self, binary: str) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="sam2d-pack-")
-        root = pathlib.Path(self.folder.name)
-        self.log = open(root / "log", "w+")
-        self.process = subprocess.Popen(
-            [binary, "--listen", "127.0.0.1:0", "--state-dir", root / "state", "--cache-dir", root / "cache"],
-            stdout=subprocess.PIPE, stderr=self.log, text=True, cwd=root,
-        )
-        for line in self.process.stdout:
-            if line.startswith("listening on http://"):
-                host, port = line.split("//")[1].strip().rsplit(":", 1)
-                self.address = (host, int(port))
-                break
-        else:
-            raise SystemExit(f"the daemon did not start: {(root / 'log').read_text()}")
-        deadline = time.monotonic() + 60
-        while self.ask("GET", "/readyz")[0] != 200:
-            if time.monotonic() > deadline:
-                raise SystemExit("the daemon did not become ready")
-            time.sleep(0.1)
-
-    def ask(self, method, path, body=None, headers=None):
-        connection = http.client.HTTPConnection(*self.address, timeout=60)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def memory_kb(self) -> int:
-        text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1])
-
-    def children(self) -> int:
-        task = pathlib.Path(f"/proc/{self.process.pid}/task")
-        return sum(len((t / "children").read_text().split()) for t in task.iterdir())
-
-    def stop(self) -> int:
-        self.process.terminate()
-        code = self.process.wait(60)
-        self.log.close()
-        self.folder.cleanup()
-        return code
 
 
 def form(image: bytes, fields: dict) -> tuple[bytes, dict]:

@@ -28,10 +28,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
 import check_seg
+from daemon import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benches" / "pack"))
-import run as pack  # noqa: E402
 
 CLICK = b'[{"x":160,"y":167,"label":1}]'
 
@@ -172,7 +171,7 @@ def holding(folder, words):
 
 
 def main():
-    daemon = pack.Daemon(sys.argv[1])
+    daemon = Daemon(sys.argv[1])
     right = wrong = 0
     people = list(two_people())
     with tempfile.TemporaryDirectory() as folder:
@@ -182,7 +181,7 @@ def main():
     daemon.process.terminate()
     daemon.process.wait(timeout=30)
     words = [word for person in people for word in [*identity(person), str(person.SOPInstanceUID), str(person.SeriesInstanceUID)]]
-    checks.append(("what is kept", list(holding(Path(daemon.folder.name), words))))
+    checks.append(("what is kept", list(holding(daemon.root, words))))
     for name, complaints in checks:
         right, wrong = right + (not complaints), wrong + bool(complaints)
         for line in complaints:

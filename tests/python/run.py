@@ -56,6 +56,9 @@ def main() -> int:
     binary = os.environ.get("SAM2D_BIN", TARGET / "release" / "sam2d")
     command = (python, here / "soak_daemon.py", binary, "--count", count, "--seed", seed, *soak)
     right.append(run(f"{count} mutated files through the daemon", *command))
+    right.append(run("10000 random forms", python, here / "flood_forms.py", binary))
+    examples = "400" if os.environ.get("SAM2D_SOAK") else "40"
+    right.append(run("requests made from /openapi.json", python, here / "check_contract.py", binary, "--examples", examples))
     right.append(run("masks, tool", "cargo", "build", "--release", "--locked", "--example", "masks"))
     masks = TARGET / "release" / "examples" / "masks"
     right.append(run("tensors, masks and outlines", python, here / "compare_masks.py", masks))

@@ -14,20 +14,17 @@ Without folders: the files of tests/fixtures/decode and of the pydicom wheel.
 import argparse
 import base64
 import collections
-import http.client
 import json
-import os
 import random
 import struct
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from pathlib import Path
 
 import pydicom
+from daemon import Daemon
 from mutate_zoo import mutated
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,62 +35,15 @@ DEADLINE_S = 31
 SAMPLE = ROOT / "samples" / "phantom-axial.dcm"
 
 
-class Daemon:
-    def __init__(self, binary):
-        self.folder = tempfile.TemporaryDirectory(prefix="sam2d-soak-")
-        root = Path(self.folder.name)
-        self.log = open(root / "log", "w+")
-        words = ["--listen", "127.0.0.1:0", "--state-dir", root / "state", "--cache-dir", root / "cache"]
-        # Small caches are full after a few images: what grows after that is a leak.
-        small = {
-            "SEGMENT__EMBEDDINGS_BYTES": 8 << 20,
-            "SEGMENT__RECENT_ANSWERS_BYTES": 4 << 20,
-            "CACHE__OPEN_BYTES": 4 << 20,
-            "CACHE__QUEUE_BYTES": 8 << 20,
-            "CACHE__EMBEDDINGS_BYTES": 64 << 20,
-            "CACHE__ANSWERS_BYTES": 64 << 20,
-        }
-        environment = os.environ | {f"SAM2D_{key}": str(value) for key, value in small.items()}
-        self.process = subprocess.Popen(
-            [binary, *words], stdout=subprocess.PIPE, stderr=self.log, text=True, cwd=root, env=environment
-        )
-        for line in self.process.stdout:
-            if line.startswith("listening on http://"):
-                host, port = line.split("//")[1].strip().rsplit(":", 1)
-                self.address = (host, int(port))
-                break
-        else:
-            sys.exit(f"the daemon did not start: {(root / 'log').read_text()}")
-        until = time.monotonic() + 120
-        while self.ask("GET", "/readyz")[0] != 200:
-            if time.monotonic() > until:
-                sys.exit("the daemon did not become ready")
-            time.sleep(0.2)
-
-    def ask(self, method, path, body=None, headers=None):
-        connection = http.client.HTTPConnection(*self.address, timeout=90)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def memory_mb(self):
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
-
-    def children(self):
-        """Process ids of all children, zombies included."""
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
-
-    def stop(self):
-        self.process.terminate()
-        code = self.process.wait(60)
-        self.log.close()
-        self.folder.cleanup()
-        return code
+#: Small caches are full after a few images: what grows after that is a leak.
+SMALL = {
+    "SEGMENT__EMBEDDINGS_BYTES": 8 << 20,
+    "SEGMENT__RECENT_ANSWERS_BYTES": 4 << 20,
+    "CACHE__OPEN_BYTES": 4 << 20,
+    "CACHE__QUEUE_BYTES": 8 << 20,
+    "CACHE__EMBEDDINGS_BYTES": 64 << 20,
+    "CACHE__ANSWERS_BYTES": 64 << 20,
+}
 
 
 def request(data, frame, as_json):
@@ -148,7 +98,7 @@ class Soak:
                 return None
             self.next += 1
             if self.next % max(1, self.count // 10) == 0:
-                self.memory.append(round(self.daemon.memory_mb()))
+                self.memory.append(round(self.daemon.memory_kb() / 1024))
                 print(self.next, dict(self.counts), f"{self.memory[-1]} MB", flush=True)
             return self.next
 
@@ -198,7 +148,7 @@ def main():
     folders = options.folders or [ROOT / "tests/fixtures/decode", Path(pydicom.__file__).parent / "data/test_files"]
     found = sorted(p for folder in folders for p in Path(folder).rglob("*") if p.is_file())
     files = [p for p in found if p.stat().st_size < 2 << 20 and p.suffix not in (".json", ".raw")]
-    daemon = Daemon(options.binary)
+    daemon = Daemon(options.binary, **SMALL)
     soak = Soak(daemon, files, options.count, options.seed)
     if soak.sample[0] != 200:
         sys.exit(f"the sample image was answered {soak.sample}")
