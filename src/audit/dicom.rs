@@ -1,8 +1,9 @@
 //! A record as a DICOM audit message: XML after PS3.15 A.5, in a syslog message after RFC 5424.
 //!
-//! Codes are of DCM's context groups 400 to 405 (audit events). A segmentation is a *Patient Record*
-//! that was read; no instance UID is in it, since none may leave. Participant ids are what the
-//! trail has: the patient as a keyed hash, said to be one.
+//! Codes are of DCM's context groups 400 to 403 (PS3.16). A segmentation is a *Patient Record* that was
+//! read (A.5.3.14); no instance UID is in it, since none may leave. Participant ids are what the trail
+//! has: the patient as a keyed hash, said to be one, or as unknown where the request named none, for
+//! such a message must have one. `tests/python/dicom_audit.py` holds messages to the schema of A.5.1.1.
 
 use super::record::{Kind, Record};
 use std::fmt::Write as _;
@@ -13,14 +14,17 @@ const PRIORITY: u8 = 10 * 8 + 5;
 /// Code value, meaning.
 type Code = (&'static str, &'static str);
 
+const PATIENT: Code = ("110110", "Patient Record");
+const SECURITY: Code = ("110113", "Security Alert");
+
+/// RFC 3881's code.
+const PATIENT_NUMBER: (&str, &str, &str) = ("2", "RFC-3881", "Patient Number");
+
 /// What a kind of record is in DICOM's words: event, type, action.
 fn codes(kind: Kind) -> (Code, Option<Code>, char) {
-    const SECURITY: Code = ("110113", "Security Alert");
     const ACTIVITY: Code = ("110100", "Application Activity");
     match kind {
-        Kind::Segment | Kind::Embed | Kind::Preview | Kind::Mask => {
-            (("110110", "Patient Record"), None, 'R')
-        }
+        Kind::Segment | Kind::Embed | Kind::Preview | Kind::Mask => (PATIENT, None, 'R'),
         Kind::Refusal => (SECURITY, Some(("110132", "Use of Restricted Function")), 'E'),
         Kind::LoginFailure => (("110114", "User Authentication"), Some(("110122", "Login")), 'E'),
         Kind::Start => (ACTIVITY, Some(("110120", "Application Start")), 'E'),
@@ -72,8 +76,10 @@ fn xml(record: &Record, host: &str) -> String {
     if record.who != "box" {
         let _ = write!(
             xml,
-            "<ActiveParticipant UserID=\"{}\" UserIsRequestor=\"true\"{}/>",
+            "<ActiveParticipant UserID=\"{}\" UserIsRequestor=\"{}\"{}/>",
             escaped(&record.who),
+            // A.5.3.11: who did what an alert is about asked for no alert.
+            event != SECURITY,
             // 2: an IP address.
             record.from.as_deref().map_or_else(String::new, |from| format!(
                 " NetworkAccessPointID=\"{}\" NetworkAccessPointTypeCode=\"2\"",
@@ -95,13 +101,14 @@ fn xml(record: &Record, host: &str) -> String {
         escaped(host)
     );
     let mut object = |id: &str,
+                      called: &str,
                       kind: u8,
                       role: u8,
                       (value, system, meaning): (&str, &str, &str),
                       details: &[(&str, &str)]| {
         let _ = write!(
             xml,
-            "<ParticipantObjectIdentification ParticipantObjectID=\"{}\" ParticipantObjectTypeCode=\"{kind}\" ParticipantObjectTypeCodeRole=\"{role}\"><ParticipantObjectIDTypeCode csd-code=\"{value}\" codeSystemName=\"{system}\" originalText=\"{meaning}\"/>",
+            "<ParticipantObjectIdentification ParticipantObjectID=\"{}\" ParticipantObjectTypeCode=\"{kind}\" ParticipantObjectTypeCodeRole=\"{role}\"><ParticipantObjectIDTypeCode csd-code=\"{value}\" codeSystemName=\"{system}\" originalText=\"{meaning}\"/><ParticipantObjectName>{called}</ParticipantObjectName>",
             escaped(id)
         );
         for (name, value) in details {
@@ -111,12 +118,18 @@ fn xml(record: &Record, host: &str) -> String {
         }
         xml.push_str("</ParticipantObjectIdentification>");
     };
+    // 1, 1: a person, the patient.
     if let Some(patient) = &record.patient {
         let hashed = [("Pseudonym", "HMAC-SHA256 of the patient id under a secret of the box")];
-        // 1, 1: a person, the patient; RFC 3881 code 2: patient number.
-        object(patient, 1, 1, ("2", "RFC-3881", "Patient Number"), &hashed);
+        object(patient, "pseudonym", 1, 1, PATIENT_NUMBER, &hashed);
+    } else if event == PATIENT {
+        object("unknown", "no patient was named", 1, 1, PATIENT_NUMBER, &[]);
     }
     let mut details = vec![("seq", record.seq.to_string())];
+    if event == SECURITY {
+        let what = kind.map_or("", |(_, meaning)| meaning);
+        details.push(("Alert Description", format!("{what}: {}", record.outcome)));
+    }
     for (name, value) in
         [("image", &record.image), ("request_id", &record.request_id), ("detail", &record.detail)]
     {
@@ -124,7 +137,7 @@ fn xml(record: &Record, host: &str) -> String {
     }
     let details: Vec<_> = details.iter().map(|(name, value)| (*name, &**value)).collect();
     // 2, 13: a system object, a security resource; RFC 3881 code 12: URI.
-    object("urn:sam2d:audit", 2, 13, ("12", "RFC-3881", "URI"), &details);
+    object("urn:sam2d:audit", "Security Audit Log", 2, 13, ("12", "RFC-3881", "URI"), &details);
     xml.push_str("</AuditMessage>");
     xml
 }
@@ -172,6 +185,8 @@ mod tests {
         ] {
             assert!(message.contains(part), "{part} in {message}");
         }
+        let unnamed = xml(&Record::new(7, chrono::Utc::now(), &event, None), "box7");
+        assert!(unnamed.contains("ParticipantObjectID=\"unknown\""), "{unnamed}");
         let failed =
             Event { outcome: "unauthorized".to_owned(), ..Event::own(Kind::LoginFailure, "") };
         let failed = xml(&Record::new(8, chrono::Utc::now(), &failed, None), "box7");

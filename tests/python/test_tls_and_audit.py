@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import dicom_audit
 import pytest
 
 BINARY = os.environ.get("SAM2D_BIN")
@@ -141,47 +143,90 @@ def parsed(message: str) -> ET.Element:
     return ET.fromstring(xml.encode())
 
 
+def post(port: int, authority: Path, body: bytes, token: str) -> bytes:
+    """The answer to one request over TLS."""
+    context = ssl.create_default_context(cafile=authority)
+    lines = ["POST /api/segmentation/sam2 HTTP/1.1", "Host: localhost", "Connection: close", f"Authorization: Bearer {token}"]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", "", ""]
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost") as client:
+        client.sendall("\r\n".join(lines).encode() + body)
+        return client.makefile("rb").read()
+
+
 def test_a_collector_gets_every_record_as_a_dicom_audit_message(home: Path) -> None:
     collector = Collector(home / "tls")
-    keys = {"SAM2D_AUDIT__SYSLOG": f"localhost:{collector.port}", "SAM2D_AUDIT__SYSLOG_CA": str(home / "tls" / "ca.pem")}
+    authority = home / "tls" / "ca.pem"
+    keys = {"SAM2D_AUDIT__SYSLOG": f"localhost:{collector.port}", "SAM2D_AUDIT__SYSLOG_CA": str(authority)}
+    may, may_not = (sam2d("token", "create", name, "--scope", name, home=home).strip() for name in ("segment", "metrics"))
     with Daemon(home, **keys) as daemon:
-        context = ssl.create_default_context(cafile=home / "tls" / "ca.pem")
         picture = base64.b64encode(PICTURE.read_bytes()).decode()
-        body = {"image_data": picture, "image_type": "middle", "patient_id": CANARY, "click_points": [{"x": 160, "y": 167, "label": 1}]}
-        text = json.dumps(body).encode()
+        click = [{"x": 160, "y": 167, "label": 1}]
+        body = {"image_data": picture, "image_type": "middle", "click_points": click}
+        named = json.dumps(body | {"patient_id": CANARY}).encode()
         for _ in range(100):
-            with context.wrap_socket(socket.create_connection(("127.0.0.1", daemon.port)), server_hostname="localhost") as client:
-                client.sendall(b"POST /api/segmentation/sam2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
-                answer = client.makefile("rb").read()
+            answer = post(daemon.port, authority, named, may)
             if b" 503 " not in answer[:20]:
                 break
             time.sleep(0.3)
         assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
-    events = {}
-    collector.wait(4)
+        assert post(daemon.port, authority, json.dumps(body).encode(), may).startswith(b"HTTP/1.1 200")
+        assert post(daemon.port, authority, named, may_not).startswith(b"HTTP/1.1 403")
+        assert post(daemon.port, authority, named, "sam2d_nobody").startswith(b"HTTP/1.1 401")
+        sam2d("token", "revoke", "metrics", home=home)
+        sam2d("cert", "init", "--renew", home=home)
+        time.sleep(3)
+    events = collections.defaultdict(list)
+    collector.wait(9)
     time.sleep(0.5)
     for message in collector.messages:
         assert CANARY not in message
         root = parsed(message)
-        assert root.tag == "AuditMessage"
-        # The order and the mandatory parts of PS3.15 A.5.1.
-        order = ["EventIdentification", "ActiveParticipant", "AuditSourceIdentification", "ParticipantObjectIdentification"]
-        places = [order.index(child.tag) for child in root]
-        assert places == sorted(places) and set(places) == {0, 1, 2, 3}, [child.tag for child in root]
-        event = root.find("EventIdentification")
-        assert set(event.attrib) == {"EventActionCode", "EventDateTime", "EventOutcomeIndicator"}
-        code = event.find("EventID")
-        kind = event.find("EventTypeCode")
-        for coded in filter(None, (code, kind)):
-            assert coded.attrib["codeSystemName"] == "DCM" and coded.attrib["originalText"]
-        events[(code.attrib["csd-code"], kind.attrib["csd-code"] if kind is not None else "")] = root
-    assert ("110100", "110120") in events and ("110100", "110121") in events, list(events)
-    segmented = events[("110110", "")]
-    patient = [o for o in segmented.findall("ParticipantObjectIdentification") if o.attrib["ParticipantObjectTypeCode"] == "1"]
+        wrong = [*dicom_audit.faults(root), *dicom_audit.broken_rules(root)]
+        assert not wrong, f"{wrong} in {message}"
+        code, kind = root.find(".//EventID"), root.find(".//EventTypeCode")
+        events[code.attrib["csd-code"], kind.attrib["csd-code"] if kind is not None else ""].append(root)
+    # Start and stop, refusal, wrong token, configuration and engine, tokens, certificate.
+    alerts = [("110113", kind) for kind in ("110132", "110131", "110137", "110129")]
+    for expected in [("110100", "110120"), ("110100", "110121"), ("110114", "110122"), *alerts]:
+        assert expected in events, (expected, list(events))
+    patients = {o.attrib["ParticipantObjectID"] for root in events["110110", ""] for o in root.iter("ParticipantObjectIdentification") if o.attrib["ParticipantObjectTypeCode"] == "1"}
     said = subprocess.run([BINARY, "audit", "patient", "--state-dir", home], input=CANARY, capture_output=True, text=True, check=True)
-    assert patient[0].attrib["ParticipantObjectID"] == said.stdout.strip()
-    requestor = next(p for p in segmented.findall("ActiveParticipant") if p.attrib["UserIsRequestor"] == "true")
-    assert requestor.attrib["NetworkAccessPointID"] == "127.0.0.1"
+    assert patients == {said.stdout.strip(), "unknown"}
+    for segmented in events["110110", ""]:
+        requestor = next(p for p in segmented.findall("ActiveParticipant") if p.attrib["UserIsRequestor"] == "true")
+        assert requestor.attrib["NetworkAccessPointID"] == "127.0.0.1"
     written = sam2d("audit", "verify", home=home)
     assert written.startswith("right: "), written
     assert int(written.split()[1]) == len(collector.messages), "as many as on the disk"
+
+
+def test_a_message_that_is_not_as_the_standard_has_it_is_noticed() -> None:
+    code = 'csd-code="{}" codeSystemName="DCM" originalText="{}"'
+    right = (
+        '<AuditMessage><EventIdentification EventActionCode="E" EventDateTime="2026-01-01T00:00:00Z" EventOutcomeIndicator="0">'
+        f'<EventID {code.format(110113, "Security Alert")}/><EventTypeCode {code.format(110131, "Software Configuration")}/>'
+        '</EventIdentification><ActiveParticipant UserID="a" UserIsRequestor="false"/>'
+        '<AuditSourceIdentification AuditSourceID="a"><AuditSourceTypeCode csd-code="4"/></AuditSourceIdentification>'
+        '<ParticipantObjectIdentification ParticipantObjectID="u" ParticipantObjectTypeCode="2"><ParticipantObjectIDTypeCode '
+        'csd-code="12" codeSystemName="RFC-3881" originalText="URI"/><ParticipantObjectName>n</ParticipantObjectName>'
+        '<ParticipantObjectDetail type="Alert Description" value="eA=="/></ParticipantObjectIdentification></AuditMessage>'
+    )
+
+    def wrong(text: str) -> list[str]:
+        root = ET.fromstring(text)
+        return [*dicom_audit.faults(root), *dicom_audit.broken_rules(root)]
+
+    assert wrong(right) == []
+    for old, new in [
+        ("<ParticipantObjectName>n</ParticipantObjectName>", ""),
+        ("Alert Description", "Description"),
+        ('"110131"', '"110110"'),
+        ("Software Configuration", "Hardware Configuration"),
+        ('EventActionCode="E"', 'EventActionCode="R"'),
+        ('EventOutcomeIndicator="0"', 'EventOutcomeIndicator="1"'),
+        ('UserIsRequestor="false"', 'UserIsRequestor="true"'),
+        (' UserIsRequestor="false"', ""),
+        ("eA==", "?"),
+        ('csd-code="12"', 'csd-code="2"'),
+    ]:
+        assert old in right and wrong(right.replace(old, new)), new
