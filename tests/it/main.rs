@@ -11,5 +11,6 @@ mod layering;
 mod operations;
 mod parity;
 mod service;
+mod supply;
 mod support;
 mod threats;

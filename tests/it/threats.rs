@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-fn sources(folder: &Path, into: &mut String) {
+/// The text of all Rust and Python below a folder.
+pub(crate) fn sources(folder: &Path, into: &mut String) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
