@@ -1,16 +1,21 @@
 //! What identifies someone is nowhere but in the answer to whoever sent it.
 //!
 //! The daemon itself runs here, as a process of its own that logs all it can, with one canary string
-//! in every place where a client could put a name. Then everything that it wrote is searched.
+//! in every place where a client could put a name. Then everything that it wrote is searched, and
+//! what it leaves when it crashes, and what `doctor --bundle` takes along. The search itself is held
+//! to finding what is planted.
 
 use super::{base64, one_click};
 use crate::support::dicom::Ct;
 use crate::support::wire::{FORM, form, request};
 use serde_json::json;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 const CANARY: &str = "Kanarienvogel";
 
@@ -21,8 +26,15 @@ struct Daemon {
 
 impl Daemon {
     fn start(home: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sam2d"))
+        // Who starts it would take a core file of any size, here.
+        let mut child = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -c $(ulimit -H -c); exec \"$0\" \"$@\"",
+                env!("CARGO_BIN_EXE_sam2d"),
+            ])
             .args(["serve", "--listen", "127.0.0.1:0"])
+            .current_dir(home.join("work"))
             .arg("--state-dir")
             .arg(home.join("state"))
             .arg("--cache-dir")
@@ -57,11 +69,21 @@ impl Daemon {
         String::from_utf8_lossy(&all).into_owned()
     }
 
+    /// It and its children, whichever of its threads started them.
+    fn processes(&self) -> Vec<String> {
+        let pid = self.child.id();
+        let mut all = vec![pid.to_string()];
+        for task in Path::new(&format!("/proc/{pid}/task")).read_dir().unwrap() {
+            let children = std::fs::read_to_string(task.unwrap().path().join("children"));
+            all.extend(children.unwrap_or_default().split_whitespace().map(str::to_owned));
+        }
+        assert!(all.len() > 1, "no decoder child stands ready");
+        all
+    }
+
     /// No core file of it, of whatever size its starter allowed, and of no child of it.
     fn is_not_dumped(&self) {
-        let pid = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        for pid in format!("{pid} {}", children.unwrap_or_default()).split_whitespace() {
+        for pid in self.processes() {
             // A child may have ended in between.
             if let Ok(limits) = std::fs::read_to_string(format!("/proc/{pid}/limits")) {
                 let core = limits.lines().find(|line| line.starts_with("Max core file size"));
@@ -71,15 +93,18 @@ impl Daemon {
         }
     }
 
-    /// The arguments of the daemon and of its children.
+    /// The arguments and the environment of the daemon and of its children.
     fn arguments(&self) -> String {
-        let pid = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let all = format!("{pid} {}", children.unwrap_or_default());
-        let lines = all
-            .split_whitespace()
-            .filter_map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
-        lines.map(|line| String::from_utf8_lossy(&line).into_owned()).collect()
+        let files = |pid: &String| ["cmdline", "environ"].map(|name| format!("/proc/{pid}/{name}"));
+        let all = self.processes();
+        let read = all.iter().flat_map(files).filter_map(|path| std::fs::read(path).ok());
+        read.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    }
+
+    fn end(mut self, signal: rustix::process::Signal) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        self.child.wait().unwrap()
     }
 }
 
@@ -90,26 +115,80 @@ impl Drop for Daemon {
     }
 }
 
-/// Files below a folder that hold the canary, or are named by it.
-fn tainted(folder: &Path, found: &mut Vec<String>) {
+/// The canary as it could be written: in any case, in UTF-16, in hexadecimal, in base64 wherever in
+/// a text it stands.
+fn forms() -> Vec<Vec<u8>> {
+    let small = CANARY.to_lowercase();
+    let mut forms = vec![small.clone().into_bytes()];
+    forms.push(small.bytes().flat_map(|byte| [byte, 0]).collect());
+    forms.push(CANARY.bytes().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect());
+    for shift in 0..3 {
+        let padded = [&b"000"[..shift], CANARY.as_bytes()].concat();
+        let text = base64(&padded).to_lowercase();
+        // What depends on its neighbours is left out.
+        forms.push(text.as_bytes()[if shift == 0 { 0 } else { 4 }..padded.len() / 3 * 4].to_vec());
+    }
+    forms
+}
+
+fn holds(bytes: &[u8]) -> bool {
+    let bytes = bytes.to_ascii_lowercase();
+    forms().iter().any(|form| bytes.windows(form.len()).any(|window| window == form))
+}
+
+/// Files below a folder that hold the canary, or are named by it; and how many there are.
+fn tainted(folder: &Path, found: &mut Vec<String>) -> usize {
+    let mut files = 0;
     for entry in folder.read_dir().unwrap() {
         let path = entry.unwrap().path();
+        if holds(path.file_name().unwrap().as_encoded_bytes()) {
+            found.push(path.display().to_string());
+        }
         if path.is_dir() {
-            tainted(&path, found);
+            files += tainted(&path, found);
         } else {
-            let bytes = std::fs::read(&path).unwrap_or_default();
-            let inside = bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
-            if inside || path.to_string_lossy().contains(CANARY) {
+            files += 1;
+            // A socket can't be read.
+            if holds(&std::fs::read(&path).unwrap_or_default()) {
                 found.push(path.display().to_string());
             }
         }
     }
+    files
+}
+
+#[test]
+fn the_search_finds_a_canary_wherever_it_is_planted() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(home.path().join("a/b")).unwrap();
+    let mut expected = 0;
+    let mut plant = |name: &str, bytes: &[u8], count: usize| {
+        std::fs::write(home.path().join(name), bytes).unwrap();
+        expected += count;
+    };
+    plant("clean", b"Kanarien vogel, Kanarienvoge", 0);
+    plant("a/plain", b"x\0KANARIENvogel\0", 1);
+    plant("a/b/Kanarienvogel.x", b"", 1);
+    plant(
+        "a/b/utf16",
+        "Kanarienvogel".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>().as_slice(),
+        1,
+    );
+    plant("hex", b"4b616e617269656e766f67656c", 1);
+    for (name, text) in
+        [("0", "Kanarienvogel^Hans"), ("1", "\"Kanarienvogel\""), ("2", "..Kanarienvogel..")]
+    {
+        plant(name, base64(text.as_bytes()).as_bytes(), 1);
+    }
+    let mut found = Vec::new();
+    assert_eq!(tainted(home.path(), &mut found), 8);
+    assert_eq!(found.len(), expected, "{found:?}");
 }
 
 #[test]
 fn a_canary_in_every_identifying_place_is_found_nowhere() {
     let home = tempfile::tempdir().unwrap();
-    for folder in ["state", "cache", "inbox", "tmp"] {
+    for folder in ["state", "cache", "inbox", "tmp", "work", "bin"] {
         std::fs::create_dir(home.path().join(folder)).unwrap();
     }
     let ct = Ct { patient: "Kanarienvogel^Hans", ..Ct::default() }.bytes();
@@ -193,9 +272,9 @@ fn a_canary_in_every_identifying_place_is_found_nowhere() {
     daemon.ask("GET", "/", &[("Kanarienvogel\n", CANARY)], b"");
     let figures = daemon.ask("GET", "/metrics", &[], b"");
     assert!(figures.contains("sam2d_requests_total"), "{figures}");
-    assert!(!figures.to_lowercase().contains(&CANARY.to_lowercase()), "{figures}");
+    assert!(!holds(figures.as_bytes()), "{figures}");
     arguments += &daemon.arguments();
-    assert!(arguments.contains("sam2d") && !arguments.contains(CANARY), "{arguments}");
+    assert!(arguments.contains("sam2d") && !holds(arguments.as_bytes()), "{arguments}");
 
     // The trail knows that somebody asked for this patient, and not who the patient is.
     let trail =
@@ -211,13 +290,68 @@ fn a_canary_in_every_identifying_place_is_found_nowhere() {
     assert!(trail.contains(&format!("\"patient\":\"{}\"", hash(CANARY))), "{trail}");
     assert!(!trail.contains(&hash("somebody else")), "{trail}");
     daemon.is_not_dumped();
+    // A stop writes what still waits to be written.
+    assert!(daemon.end(rustix::process::Signal::TERM).success());
 
     let log = std::fs::read_to_string(home.path().join("log")).unwrap();
     assert!(log.matches("request_id=").count() > 15, "{log}");
-    assert!(log.to_lowercase().find(&CANARY.to_lowercase()).is_none(), "{log}");
+    bundled(home.path());
     // The inbox is the operator's; it held the canary to begin with.
     std::fs::remove_dir_all(&inbox).unwrap();
     let mut found = Vec::new();
+    for (place, least) in [("state", 4), ("cache", 3), ("work", 0), ("tmp", 0), ("sam2d", 6)] {
+        let files = tainted(&home.path().join(place), &mut found);
+        assert!(files >= least, "{place}: {files}");
+    }
     tainted(home.path(), &mut found);
     assert_eq!(found, Vec::<String>::new());
+}
+
+/// Has `doctor` make a bundle, with the log of this daemon for a journal, and unpacks it.
+fn bundled(home: &Path) {
+    let sam2d = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sam2d"));
+        command.args(arguments).env("SAM2D_STATE__PATH", home.join("state"));
+        let path = format!("{}:{}", home.join("bin").display(), std::env::var("PATH").unwrap());
+        command.env("PATH", path).env("SAM2D_CACHE__DIR", home.join("cache"));
+        command.env("SAM2D_INBOX__PATH", home.join("inbox")).output().unwrap()
+    };
+    let journal = home.join("bin/journalctl");
+    std::fs::write(&journal, format!("#!/bin/sh\ncat {}\n", home.join("log").display())).unwrap();
+    std::fs::set_permissions(&journal, Permissions::from_mode(0o755)).unwrap();
+    let token = String::from_utf8(sam2d(&["token", "create", "a"]).stdout).unwrap();
+    assert!(sam2d(&["cert", "init", "--name", "localhost"]).status.success());
+    let file: PathBuf = home.join("bundle.tar.gz");
+    sam2d(&["doctor", "--bundle", file.to_str().unwrap()]);
+    let unpacked = Command::new("tar").arg("-xzf").arg(&file).current_dir(home).status();
+    assert!(unpacked.unwrap().success());
+    let mut all = String::new();
+    for entry in home.join("sam2d").read_dir().unwrap() {
+        all += &std::fs::read_to_string(entry.unwrap().path()).unwrap();
+    }
+    assert!(all.contains("request_id="), "the journal is in it: {all}");
+    let secret = token.trim().rsplit('_').next().unwrap();
+    assert!(secret.len() > 20 && !all.contains(secret));
+    assert!(!all.contains("PRIVATE KEY") && !all.contains("argon2"));
+}
+
+#[test]
+fn a_daemon_that_crashes_leaves_no_core() {
+    let home = tempfile::tempdir().unwrap();
+    for folder in ["state", "cache", "inbox", "tmp", "work"] {
+        std::fs::create_dir(home.path().join(folder)).unwrap();
+    }
+    let status = Daemon::start(home.path()).end(rustix::process::Signal::ABORT);
+    assert_eq!(status.signal(), Some(6), "{status}");
+    assert!(!status.core_dumped(), "{status}");
+    let left: Vec<_> = home.path().join("work").read_dir().unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    // Another program, started in the same way, would have left one; where the machine lets any.
+    let other = Command::new("sh")
+        .args(["-c", "ulimit -c $(ulimit -H -c); exec sh -c 'kill -ABRT $$'"])
+        .current_dir(home.path().join("work"))
+        .status();
+    if !other.unwrap().core_dumped() {
+        crate::support::skip("core", "this machine writes no core files at all");
+    }
 }
