@@ -16,6 +16,7 @@ use crate::cli::ServeArgs;
 use crate::config::Config;
 use crate::engine::package::Package;
 use crate::engine::worker::{Engine, Fatal, Hooks, State};
+use crate::http::guard::{IN_CLEAR, IN_CLEAR_REMEDY};
 use crate::http::server::Server;
 use crate::http::tls::{ClientCertificates, Tls};
 use crate::imaging::decoder::Decoder;
@@ -101,6 +102,9 @@ async fn run(config: Config, args: ServeArgs, inherited: Vec<TcpListener>) -> Ex
         Err(error) => return failed_with(EX_SOFTWARE, &error),
     };
     let control = listen_for_control(&config, &service);
+    for address in server.in_clear() {
+        tracing::warn!(%address, "{IN_CLEAR}; {IN_CLEAR_REMEDY}");
+    }
     greet(&addresses, &tls_addresses);
     if let Some(audit) = &audit {
         tokio::spawn(record_engines(service.engine().clone(), audit.clone()));

@@ -5,16 +5,18 @@
 
 use super::{EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, Seam};
 use super::{cache, failed, failed_with, is_ready, may_listen, runtime, start, stop};
-use crate::cli::doctor::{DoctorArgs, Elsewhere, Level};
+use crate::cli::doctor::{DoctorArgs, Elsewhere, Finding, Level, Section};
 use crate::cli::segment::SegmentArgs;
 use crate::cli::{self, Cli, Command};
 use crate::config::ConfigError;
 use crate::engine::worker::State;
+use crate::http::guard::{IN_CLEAR, IN_CLEAR_REMEDY, is_open};
 use crate::ops::exits::Run;
 use crate::{http, imaging, ops};
 use anyhow::Context as _;
 use clap::CommandFactory as _;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -84,11 +86,18 @@ fn segment(args: SegmentArgs) -> ExitCode {
     })
 }
 
+/// An address without TLS that other machines can reach is worth a look.
+fn in_clear(address: &SocketAddr) -> Option<Finding> {
+    let found =
+        || Finding::warning(Section::Ports, format!("{address}: {IN_CLEAR}"), IN_CLEAR_REMEDY);
+    is_open(address).then(found)
+}
+
 /// `sam2d doctor`: what it found; false when something is wrong.
 fn doctor(args: &DoctorArgs) -> anyhow::Result<(String, bool)> {
     let diagnosis = cli::doctor::examine(&args.common, |config| Elsewhere {
         open_address: may_listen(config, &config.http.listen).err().map(|error| error.to_string()),
-        findings: Vec::new(),
+        findings: config.http.listen.iter().filter_map(in_clear).collect(),
     });
     if let Some(file) = &args.bundle {
         diagnosis.bundle(file).with_context(|| file.display().to_string())?;

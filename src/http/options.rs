@@ -35,6 +35,9 @@ pub struct Options {
     pub idle_timeout_s: u64,
     /// A body that brings nothing for this long is 408.
     pub body_idle_timeout_s: u64,
+    /// How long an answer may wait for a client that takes less than 64 KiB of it meanwhile; then
+    /// the connection ends.
+    pub write_timeout_s: u64,
 
     /// Request line and headers together; single-sign-on cookies of an intranet reach 16 KiB.
     pub max_head_bytes: usize,
@@ -78,6 +81,7 @@ impl Default for Options {
             head_timeout_s: 10,
             idle_timeout_s: 75,
             body_idle_timeout_s: 10,
+            write_timeout_s: 30,
             max_head_bytes: 32 << 10,
             max_headers: 100,
             max_body_bytes: 96 << 20,
@@ -120,6 +124,7 @@ impl Options {
             ("head_timeout_s", self.head_timeout_s),
             ("idle_timeout_s", self.idle_timeout_s),
             ("body_idle_timeout_s", self.body_idle_timeout_s),
+            ("write_timeout_s", self.write_timeout_s),
             ("max_headers", self.max_headers as u64),
             ("max_body_bytes", self.max_body_bytes as u64),
             ("max_connections", self.max_connections as u64),
@@ -166,6 +171,7 @@ mod tests {
             Case(|o| o.allowed_origins.push("null".into()), "http.allowed_origins"),
             Case(|o| o.allowed_origins.push("https://a/b".into()), "http.allowed_origins"),
             Case(|o| o.head_timeout_s = 0, "http.head_timeout_s"),
+            Case(|o| o.write_timeout_s = 0, "http.write_timeout_s"),
             Case(|o| o.max_head_bytes = 10, "http.max_head_bytes"),
             Case(|o| o.max_inflight_bytes = 1, "http.max_inflight_bytes"),
         ] {

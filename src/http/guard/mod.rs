@@ -15,7 +15,7 @@ mod names;
 mod reach;
 
 pub use names::{Origin, machine_names};
-pub use reach::{OpenAddress, may_listen};
+pub use reach::{IN_CLEAR, IN_CLEAR_REMEDY, OpenAddress, is_open, may_listen};
 
 use super::network::client_address;
 use super::options::Options;

@@ -6,6 +6,17 @@ use crate::access::keeper::Keeper;
 use crate::http::options::Options;
 use std::net::SocketAddr;
 
+/// Why an address without TLS that other machines can reach is worth a word.
+pub const IN_CLEAR: &str = "other machines can reach this address, and it has no TLS: whoever listens on the network between reads tokens, pictures and masks";
+/// What to do about it.
+pub const IN_CLEAR_REMEDY: &str = "unless only a proxy with TLS asks there: `sam2d cert init`, tls.listen = [\"0.0.0.0:8443\"], http.listen = [\"127.0.0.1:8642\"]";
+
+/// Can other machines reach it?
+#[must_use]
+pub fn is_open(address: &SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
 /// Serving this address would let strangers in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -27,7 +38,7 @@ pub fn may_listen(
 ) -> Result<(), OpenAddress> {
     let named = options.allow_anonymous || !options.anonymous_networks.is_empty();
     let ruled = named || keeper.is_on();
-    let open = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
+    let open = addresses.iter().find(|address| is_open(address));
     match open {
         Some(&address) if !ruled => Err(OpenAddress { address }),
         _ => Ok(()),

@@ -2,6 +2,7 @@
 //! HTTP/2, until it is idle for too long, or the server stops.
 
 use super::doors::Arrived;
+use super::patience::Patient;
 use crate::http::guard::Connection;
 use crate::http::linger::linger;
 use crate::http::options::Options;
@@ -35,6 +36,7 @@ pub(super) struct Served<H> {
     draining: watch::Receiver<bool>,
     head: HeadLimits,
     idle: Duration,
+    patience: Duration,
     grace: Duration,
 }
 
@@ -53,6 +55,7 @@ where
                 timeout: Duration::from_secs(options.head_timeout_s),
             },
             idle: Duration::from_secs(options.idle_timeout_s),
+            patience: Duration::from_secs(options.write_timeout_s),
             grace: Duration::from_millis(options.drain_grace_ms),
         }
     }
@@ -62,6 +65,7 @@ where
         let Ok(local) = stream.local_addr() else { return };
         // Answers are written whole: waiting for more to fill a packet only costs time.
         let _ = stream.set_nodelay(true);
+        let stream = Patient::new(stream, self.patience);
         let mut ends = Connection { peer, local, certificate: None };
         let Some(tls) = tls else { return self.http1(stream, ends).await };
         let patience = Duration::from_secs(tls.options().handshake_timeout_s);
@@ -159,15 +163,6 @@ where
         let mut draining = self.draining;
         let mut closing = false;
         loop {
-            let idle = async {
-                loop {
-                    let left = self.idle.saturating_sub(busy.idle_for());
-                    if left.is_zero() {
-                        return;
-                    }
-                    tokio::time::sleep(left).await;
-                }
-            };
             let stopping = async {
                 drop(draining.wait_for(|draining| *draining).await);
                 // A request that is on its way already is still answered.
@@ -177,18 +172,14 @@ where
                 biased;
                 _ = connection.as_mut() => return,
                 () = stopping, if !closing => {}
-                () = idle, if !closing => {}
+                () = busy.idle(self.idle), if !closing => {}
+                // All was answered, yet the client doesn't let the answers through to itself.
+                () = busy.idle(self.idle + self.patience), if closing => return,
             }
             closing = true;
             connection.as_mut().graceful_shutdown();
         }
     }
-}
-
-enum Stage {
-    Serving,
-    Grace,
-    Closing,
 }
 
 /// How far a connection is on its way to its end.
@@ -209,6 +200,17 @@ impl Busy {
     fn enter(self: &Arc<Self>) -> Entered {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
         Entered(Arc::clone(self))
+    }
+
+    /// Waits until there was nothing to do for so long.
+    async fn idle(&self, long: Duration) {
+        loop {
+            let left = long.saturating_sub(self.idle_for());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
     }
 
     /// How long there was nothing to do; nothing while there is.

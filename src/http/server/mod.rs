@@ -11,6 +11,7 @@
 
 mod connection;
 mod doors;
+mod patience;
 mod turn_away;
 
 pub use doors::BindError;
@@ -101,6 +102,14 @@ impl Server {
     pub fn tls_addresses(&self) -> Vec<SocketAddr> {
         let all = self.doors.iter().zip(&self.addresses);
         all.filter(|(door, _)| door.tls.is_some()).map(|(_, address)| *address).collect()
+    }
+
+    /// Addresses without TLS that other machines can reach.
+    #[must_use]
+    pub fn in_clear(&self) -> Vec<SocketAddr> {
+        let all = self.doors.iter().zip(&self.addresses);
+        let clear = all.filter(|(door, address)| door.tls.is_none() && guard::is_open(address));
+        clear.map(|(_, address)| *address).collect()
     }
 
     /// Serves sockets that someone else opened, whatever `http.listen` says: systemd keeps them over
@@ -207,6 +216,9 @@ mod tests {
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
 
+    /// More than the kernel takes for a client that reads nothing.
+    const BIG: usize = 32 << 20;
+
     struct Running {
         address: SocketAddr,
         stop: oneshot::Sender<()>,
@@ -234,6 +246,7 @@ mod tests {
             match path.strip_prefix("/wait/").and_then(|ms| ms.parse().ok()) {
                 Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
                 None if path == "/unread" => {}
+                None if path == "/big" => return Response::new(Reply::from("x".repeat(BIG))),
                 None => drop(request.into_body().collect().await),
             }
             Response::new(Reply::from(path))
@@ -339,6 +352,28 @@ mod tests {
         }
         let all = rest(&mut stream).await;
         assert!(all.contains("200 OK") && all.ends_with("/unread"), "{all}");
+        assert!(server.end().await);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_take_its_answer_is_let_go() {
+        let server = start(Options { write_timeout_s: 1, ..options() }).await;
+        let mut stream = server.connect().await;
+        ask(&mut stream, "/big").await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let taken = rest(&mut stream).await;
+        assert!(taken.starts_with("HTTP/1.1 200 OK") && taken.len() < BIG, "{}", taken.len());
+        let mut steady = server.connect().await;
+        ask(&mut steady, "/big").await;
+        let head = "HTTP/1.1 200 OK".len();
+        let mut all = 0;
+        while all < BIG + head {
+            let mut part = vec![0; 4 << 20];
+            let read = steady.read(&mut part).await.unwrap();
+            assert!(read > 0, "closed after {all}");
+            all += read;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         assert!(server.end().await);
     }
 

@@ -2,14 +2,12 @@
 
 use super::{SEGMENT, body, one_click, served};
 use crate::support::dicom::Ct;
-use crate::support::engine::{Orders, load_obedient};
 use crate::support::wire::{FORM, Served, request};
-use crate::support::{Setup, disc_png, service};
+use crate::support::{Setup, disc_png, obedient, service};
 use insta::assert_json_snapshot;
 use sam2d::engine::worker::LoadError;
 use sam2d::http::Options;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 #[tokio::test]
@@ -124,12 +122,7 @@ async fn without_an_engine_the_box_says_so_and_makes_no_mask() {
 
 #[tokio::test]
 async fn a_failing_engine_is_503_and_never_a_mask() {
-    let orders = Arc::new(Orders::default());
-    let load = {
-        let orders = Arc::clone(&orders);
-        move || load_obedient(&orders)
-    };
-    let service = service(Setup::default(), load).await;
+    let (service, orders) = obedient().await;
     let served = Served::start(service, Options::default()).await;
     orders.fail.store(true, Ordering::SeqCst);
     let request = body(&disc_png(64, 48), &one_click());
@@ -143,12 +136,7 @@ async fn a_failing_engine_is_503_and_never_a_mask() {
 
 #[tokio::test]
 async fn too_slow_is_504_once_and_503_at_once_from_then_on() {
-    let orders = Arc::new(Orders::default());
-    let load = {
-        let orders = Arc::clone(&orders);
-        move || load_obedient(&orders)
-    };
-    let service = service(Setup::default(), load).await;
+    let (service, orders) = obedient().await;
     let served =
         Served::start(service, Options { request_timeout_s: 1, ..Options::default() }).await;
     // A fifth of it is what the engine expects of the next one, which is more than the deadline.

@@ -1,11 +1,10 @@
 //! What one client can take of the box, and what the box takes from itself when it stops.
 
 use super::{SEGMENT, body, one_click};
-use crate::support::engine::{Orders, load_obedient, load_seeded};
+use crate::support::engine::load_seeded;
 use crate::support::wire::{Served, request};
-use crate::support::{Setup, disc_png, service};
+use crate::support::{Setup, disc_png, obedient, service};
 use sam2d::http::Options;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,12 +76,7 @@ async fn uploads_together_are_bounded_and_what_does_not_fit_is_refused_at_once()
 
 #[tokio::test]
 async fn a_stop_under_load_answers_every_accepted_request() {
-    let orders = Arc::new(Orders::default());
-    let load = {
-        let orders = Arc::clone(&orders);
-        move || load_obedient(&orders)
-    };
-    let service = service(Setup::default(), load).await;
+    let (service, orders) = obedient().await;
     let served = Served::start(service, Options::default()).await;
     orders.encode_ms.store(40, Ordering::SeqCst);
     let address = served.address;

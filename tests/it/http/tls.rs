@@ -255,6 +255,26 @@ async fn an_idle_http_2_connection_is_closed() {
     drop(sender);
 }
 
+#[tokio::test]
+async fn an_http_2_client_that_takes_no_answer_is_let_go() {
+    let http = Options { idle_timeout_s: 1, write_timeout_s: 1, ..Options::default() };
+    let secured = Secured::start(http, tls::Options::default()).await;
+    let stream = secured.connect(secured.trusting(&["h2"], None)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let ended = tokio::spawn(connection);
+    let uri = format!("https://localhost:{}/openapi.json", secured.address.port());
+    let request = Request::get(uri).body(Full::new(Bytes::new())).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    assert!(ended.is_ok(), "it was kept for ever");
+    assert!(answer.into_body().collect().await.is_err(), "nothing of it could be sent");
+}
+
 #[test]
 fn the_command_line_makes_a_certificate_that_the_daemon_serves() {
     let home = tempfile::tempdir().unwrap();

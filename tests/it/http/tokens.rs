@@ -260,7 +260,7 @@ fn the_command_line_creates_lists_and_revokes_and_shows_a_secret_once() {
     assert_eq!(sam2d(home.path(), &["token", "revoke", "ward 7"]).status.code(), Some(1));
 }
 
-/// Starts the daemon on an address that strangers can reach; its word, or its exit code.
+/// Starts the daemon on an address that strangers can reach; its log so far, or its exit code.
 fn open_daemon(home: &Path, more: &[(&str, &str)]) -> Result<String, i32> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_sam2d"))
         .args(["serve", "--listen", "0.0.0.0:0", "--state-dir"])
@@ -268,7 +268,7 @@ fn open_daemon(home: &Path, more: &[(&str, &str)]) -> Result<String, i32> {
         .env("SAM2D_CACHE__ENABLED", "false")
         .envs(more.iter().copied())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(std::fs::File::create(home.join("log")).unwrap())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -277,7 +277,24 @@ fn open_daemon(home: &Path, more: &[(&str, &str)]) -> Result<String, i32> {
         let _ = child.kill();
     }
     let status = child.wait().unwrap();
-    listening.ok_or_else(|| status.code().unwrap_or(-1))
+    let log = std::fs::read_to_string(home.join("log")).unwrap();
+    listening.map(|_| log).ok_or_else(|| status.code().unwrap_or(-1))
+}
+
+#[test]
+fn clear_text_that_other_machines_can_reach_is_said() {
+    let home = tempfile::tempdir().unwrap();
+    let log = open_daemon(home.path(), &[("SAM2D_ACCESS__TOKENS", "on")]).unwrap();
+    assert!(log.contains("WARN") && log.contains("has no TLS"), "{log}");
+    let said = |listen: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sam2d"));
+        command
+            .arg("doctor")
+            .env("SAM2D_STATE__PATH", home.path())
+            .env("SAM2D_HTTP__LISTEN", listen);
+        String::from_utf8(command.output().unwrap().stdout).unwrap().contains("has no TLS")
+    };
+    assert!(said("[\"0.0.0.0:0\"]") && !said("[\"127.0.0.1:0\"]"));
 }
 
 #[test]

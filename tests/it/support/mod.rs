@@ -5,6 +5,7 @@ pub(crate) mod dicom;
 pub(crate) mod engine;
 pub(crate) mod wire;
 
+use engine::{Orders, load_obedient};
 use sam2d::cache::{Cache, Clock};
 use sam2d::domain::mask::{ImageType, Target};
 use sam2d::domain::prompt::{Click, ClickLabel};
@@ -14,6 +15,7 @@ use sam2d::service::options::Options;
 use sam2d::service::request::{ImageRequest, ImageSource, SegmentRequest};
 use sam2d::service::{Parts, Service};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The tiny engine with random weights, 128 px, four masks.
@@ -66,6 +68,13 @@ pub(crate) async fn service(
         lifetime: Duration::from_secs(24 * 3600),
     })
     .unwrap()
+}
+
+/// A service whose engine does what it is told, and where to tell it.
+pub(crate) async fn obedient() -> (Service, Arc<Orders>) {
+    let orders = Arc::new(Orders::default());
+    let told = Arc::clone(&orders);
+    (service(Setup::default(), move || load_obedient(&told)).await, orders)
 }
 
 pub(crate) fn click(x: f64, y: f64) -> Click {
