@@ -22,7 +22,8 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// The package's folder. Unset: the newest under the standard folders, else the embedded one.
+    /// The package's folder, or its name in an engine folder. Unset: the one package that is
+    /// installed (with several, one must be named here), else the embedded one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// SHA-256 of the package's `engine.toml`: any other package is refused.
