@@ -218,9 +218,9 @@ unsafe extern "C" fn clear(this: Pointer) {
 /// `reportError(code, text)`; true would mean that the error is fatal for the engine, which is for
 /// the CUDA driver to say.
 unsafe extern "C" fn report(this: Pointer, code: c_int, text: *const c_char) -> bool {
-    // SAFETY: TensorRT gives a C string that lives during the call, or null.
-    let text = unsafe { words(text) };
     let keep = |recorder: &Recorder| {
+        // SAFETY: TensorRT gives a C string that lives during the call, or null.
+        let text = unsafe { words(text) };
         let mut reported = recorder.lock();
         if reported.len() < MAX_REPORTED {
             reported.push(Reported { code, text });
@@ -257,6 +257,8 @@ unsafe fn words(text: *const c_char) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tracing::Level;
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     #[test]
     fn a_recorder_keeps_codes_and_words_until_they_are_taken() {
@@ -286,5 +288,75 @@ mod tests {
         // SAFETY: the recorder lives.
         assert!(unsafe { overflowed(recorder.pointer()) });
         assert_eq!(recorder.take().len(), MAX_REPORTED);
+    }
+
+    /// A subscriber that panics at every record.
+    struct Panics;
+
+    impl tracing::Subscriber for Panics {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            panic!("no room for a record");
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    // Unwinding out of a C function ends the process: without the guards these two end the test run.
+
+    #[test]
+    fn a_panic_in_the_log_does_not_reach_the_library() {
+        tracing::subscriber::with_default(Panics, || {
+            for severity in 0..5 {
+                // SAFETY: a C string; the logger itself is never looked at.
+                unsafe { log(std::ptr::null_mut(), severity, c"words".as_ptr()) };
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_in_the_recorder_does_not_reach_the_library() {
+        unsafe extern "C" fn called(this: Pointer) -> c_int {
+            // SAFETY: the caller's recorder lives.
+            unsafe { guarded(this, 7, |_| panic!("no room for an error")) }
+        }
+        let recorder = Recorder::new();
+        // SAFETY: the recorder lives.
+        assert_eq!(unsafe { called(recorder.pointer()) }, 7);
+    }
+
+    #[test]
+    fn what_no_call_reports_reaches_the_log_at_its_level() {
+        #[derive(Clone, Default)]
+        struct Seen(std::sync::Arc<Mutex<Vec<Level>>>);
+        impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Seen {
+            fn on_event(
+                &self,
+                event: &tracing::Event<'_>,
+                _: tracing_subscriber::layer::Context<'_, S>,
+            ) {
+                assert_eq!(event.metadata().target(), "sam2d::tensorrt");
+                self.0.lock().unwrap().push(*event.metadata().level());
+            }
+        }
+        let seen = Seen::default();
+        tracing::subscriber::with_default(
+            tracing_subscriber::registry().with(seen.clone()),
+            || {
+                for severity in 0..5 {
+                    // SAFETY: a C string, or null; the logger itself is never looked at.
+                    unsafe { log(std::ptr::null_mut(), severity, c"words".as_ptr()) };
+                }
+            },
+        );
+        let expected = [Level::DEBUG, Level::DEBUG, Level::WARN, Level::DEBUG, Level::TRACE];
+        assert_eq!(*seen.0.lock().unwrap(), expected);
     }
 }

@@ -152,14 +152,20 @@ pub(super) fn driver() -> Result<&'static Driver, NoDriver> {
     if let Some(driver) = *loaded {
         return Ok(driver);
     }
+    let driver: &'static Driver = Box::leak(Box::new(load(&PLACES)?));
+    *loaded = Some(driver);
+    Ok(driver)
+}
+
+/// The first that can be loaded, for good; else why the first place's could not be.
+fn load(places: &[&str]) -> Result<Driver, NoDriver> {
     let mut first = None;
-    for place in PLACES {
+    for place in places {
         // SAFETY: runs the initialisers of the system's CUDA driver.
-        match unsafe { Library::open(Some(place), RTLD_NOW | RTLD_LOCAL) } {
+        match unsafe { Library::open(Some(*place), RTLD_NOW | RTLD_LOCAL) } {
             Ok(library) => {
-                let driver: &'static Driver = Box::leak(Box::new(bind(&library, place.into())?));
+                let driver = bind(&library, place.into())?;
                 std::mem::forget(library);
-                *loaded = Some(driver);
                 return Ok(driver);
             }
             Err(error) => {
@@ -205,5 +211,24 @@ mod tests {
             assert!(!error(passing).is_sticky(), "{passing}");
         }
         assert!(error(2).is_out_of_memory() && error(100).is_no_device());
+    }
+
+    #[test]
+    fn without_a_library_of_the_drivers_functions_there_is_no_driver() {
+        let words = |places: &[&str]| load(places).err().unwrap().to_string();
+        let missing = words(&["libcuda.so.10077", "/nowhere/libcuda.so.1"]);
+        assert!(missing.contains("can't be loaded (libcuda.so.10077: "), "{missing}");
+        assert!(missing.ends_with("install NVIDIA's driver (on a Jetson: JetPack)"), "{missing}");
+        let folder = tempfile::tempdir().unwrap();
+        let broken = folder.path().join("libcuda.so.1");
+        std::fs::write(&broken, b"not a library").unwrap();
+        let broken = words(&[broken.to_str().unwrap()]);
+        assert!(broken.contains("libcuda.so.1: "), "{broken}");
+        // A library that is there and is no driver, or one from before CUDA 12, lacks functions.
+        let other = words(&["/nowhere/libcuda.so.1", "libc.so.6"]);
+        assert_eq!(
+            other,
+            "libc.so.6 has no cuInit: the NVIDIA driver is too old, CUDA 12 is needed"
+        );
     }
 }

@@ -55,7 +55,6 @@ use embeddings::Embeddings;
 use runtime::Runtime;
 use session::{Decoder, Encoder, SessionError};
 use std::path::Path;
-use std::sync::Arc;
 
 /// SAM2 on an NVIDIA device. Fields go in this order: sessions before the stream they use.
 pub struct TensorRtBackend {
@@ -200,10 +199,10 @@ impl TensorRtBackend {
         let stream = Stream::new(&context).map_err(cuda(Role::Encoder))?;
         let shapes = contract::feature_shapes(manifest);
 
-        let (library, engine) = open(package, Role::Encoder, plan, &context, options)?;
+        let (library, engine) = open(package, Role::Encoder, plan, &stream, options)?;
         let encoder = Encoder::new(engine, manifest, &shapes, &stream, options.cuda_graphs)
             .map_err(session(Role::Encoder, &stream))?;
-        let (_, engine) = open(package, Role::Decoder, plan, &context, options)?;
+        let (_, engine) = open(package, Role::Decoder, plan, &stream, options)?;
         let decoder = Decoder::new(engine, manifest, &shapes, &stream)
             .map_err(session(Role::Decoder, &stream))?;
         if encoder.elements() != decoder.elements() {
@@ -274,9 +273,10 @@ fn open(
     package: &Package,
     role: Role,
     plan: &Plan,
-    context: &Arc<Context>,
+    stream: &Stream,
     options: &Options,
 ) -> Result<(Library, runtime::Engine), TensorRtError> {
+    let context = stream.context();
     let bytes = package.read(role)?;
     let header = Header::read(&bytes).map_err(|source| TensorRtError::NotAPlan { role, source })?;
     check_version(role, plan, header)?;
@@ -287,13 +287,9 @@ fn open(
         let what = format!("it has {} bytes, {free} are free on the device", bytes.len());
         return Err(TensorRtError::Memory { role, what });
     }
-    let refused = |refusal: Refusal| match refusal.out_of_memory {
-        true => TensorRtError::Memory { role, what: refusal.to_string() },
-        false => TensorRtError::Refused { role, refusal },
-    };
     let engine = Runtime::start(library.clone(), context)
         .and_then(|runtime| runtime.deserialize(&bytes))
-        .map_err(refused)?;
+        .map_err(|refusal| refused(role, refusal, stream))?;
     Ok((library, engine))
 }
 
@@ -378,21 +374,24 @@ fn cuda(role: Role) -> impl FnOnce(CudaError) -> TensorRtError {
     }
 }
 
-/// A session that was not made; the device's own state is asked for, because TensorRT's words don't
-/// tell a lost device.
+/// A session that was not made.
 fn session(role: Role, stream: &Stream) -> impl FnOnce(SessionError) -> TensorRtError {
-    let device = stream.synchronize();
     move |error| match error {
         SessionError::Port(_) | SessionError::Shape(_) => {
             TensorRtError::WrongPorts(error.to_string())
         }
         SessionError::Memory { .. } => TensorRtError::Memory { role, what: error.to_string() },
         SessionError::Cuda(source) => cuda(role)(source),
-        SessionError::TensorRt(refusal) => match device {
-            Err(source) if source.is_sticky() => TensorRtError::Cuda { role, source },
-            _ if refusal.out_of_memory => TensorRtError::Memory { role, what: refusal.to_string() },
-            _ => TensorRtError::Refused { role, refusal },
-        },
+        SessionError::TensorRt(refusal) => refused(role, refusal, stream),
+    }
+}
+
+/// What TensorRT refused. Its words don't tell a lost device, so the device itself is asked.
+fn refused(role: Role, refusal: Refusal, stream: &Stream) -> TensorRtError {
+    match stream.synchronize() {
+        Err(source) if source.is_sticky() => TensorRtError::Cuda { role, source },
+        _ if refusal.out_of_memory => TensorRtError::Memory { role, what: refusal.to_string() },
+        _ => TensorRtError::Refused { role, refusal },
     }
 }
 
