@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Builds TensorRT plans of an ONNX engine package, on the box that will run them.
 
-    python3 engines/build_plan.py ONNX_PACKAGE PLAN_PACKAGE [--half]
+    python3 engines/build_plan.py ONNX_PACKAGE PLAN_PACKAGE [--half] [--trtexec /usr/src/tensorrt/bin/trtexec]
 
-Needs NVIDIA's Python module (`tensorrt`, or `tensorrt_rtx`) and its driver; --half also needs onnx and
-onnxruntime. Fetches nothing. The golden picture, its mask and all claims come from the ONNX package, whose
+Needs NVIDIA's driver and either its Python module (`tensorrt`, or `tensorrt_rtx`) or its program `trtexec`; --half
+also needs onnx and onnxruntime. Fetches nothing. The golden picture, its mask and all claims come from the ONNX package, whose
 files go along as the plan package's [fallback].
 
 Networks are strongly typed, as TensorRT 11 demands: precision is what the ONNX file says. The decoder gets two
@@ -20,7 +20,9 @@ import hashlib
 import importlib
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -62,7 +64,9 @@ def builder_module():
             return importlib.import_module(name)
         except ModuleNotFoundError:
             continue
-    raise SystemExit("build_plan: neither tensorrt nor tensorrt_rtx can be imported: JetPack and pip have them")
+    raise SystemExit(
+        "build_plan: neither tensorrt nor tensorrt_rtx can be imported: JetPack and pip have them; or name a trtexec with --trtexec"
+    )
 
 
 def halved(onnx_bytes: bytes) -> bytes:
@@ -102,6 +106,43 @@ def shapes_of(name: str, declared: tuple[int, ...], batch: int, points: int) -> 
     return wanted
 
 
+def ranges(prompts: int, points: int) -> list[tuple[tuple[int, int], ...]]:
+    """Least, best and most of prompts and points, a profile each: a grid asks eight single clicks at a time."""
+    return [((1, 1), (min(8, prompts), 1), (prompts, FEW_POINTS)), ((1, 1), (1, FEW_POINTS), (1, points))]
+
+
+def build_by_tool(tool: Path, role: str, onnx_bytes: bytes, manifest: dict, folder: Path, arguments) -> bytes:
+    """The same by NVIDIA's trtexec. It can't be asked which inputs are dynamic, so the contract says it."""
+    words = subprocess.run([tool, "--help"], capture_output=True, text=True)
+    command = [str(tool), "--skipInference", f"--memPoolSize=workspace:{arguments.workspace_mb}"]
+    # TensorRT 10 must be told; later ones know no other networks, and may not know the word.
+    command += ["--stronglyTyped"] * ("--stronglyTyped" in words.stdout + words.stderr)
+    command += [f"--device={arguments.device}"]
+    if arguments.timing_cache is not None:
+        command += [f"--timingCacheFile={arguments.timing_cache}"]
+    if role == "decoder":
+        low = manifest["input_size"] // 4
+        inputs = {"point_coords": (-1, -1, 2), "point_labels": (-1, -1), "mask_input": (-1, 1, low, low)}
+        if not arguments.one_mask_flag:
+            inputs["has_mask_input"] = (-1,)
+        limits = manifest["limits"]
+        for index, at in enumerate(ranges(limits["max_prompts"], limits["max_points"])):
+            command += [f"--profile={index}"]
+            for flag, (batch, points) in zip(("minShapes", "optShapes", "maxShapes"), at):
+                shapes = {name: shapes_of(name, declared, batch, points) for name, declared in inputs.items()}
+                spec = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+                command += [f"--{flag}={spec}"]
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as scratch:
+        network, plan = Path(scratch) / f"{role}.onnx", Path(scratch) / f"{role}.plan"
+        network.write_bytes(onnx_bytes)
+        command += [f"--onnx={network}", f"--saveEngine={plan}"]
+        print(" ".join(command), file=sys.stderr, flush=True)
+        done = subprocess.run(command, stdout=sys.stderr)
+        if done.returncode != 0 or not plan.exists():
+            raise SystemExit(f"build_plan: {tool.name} built no plan (exit {done.returncode}); its words are above")
+        return plan.read_bytes()
+
+
 def build(trt, onnx_bytes: bytes, prompts: int, points: int, workspace_mb: int, cache: Path | None) -> bytes:
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
@@ -115,9 +156,7 @@ def build(trt, onnx_bytes: bytes, prompts: int, points: int, workspace_mb: int, 
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     dynamic = [tensor for tensor in inputs if -1 in tuple(tensor.shape)]
-    # Least, best and most of prompts and points: a grid asks eight single clicks at a time.
-    ranges = [((1, 1), (min(8, prompts), 1), (prompts, FEW_POINTS)), ((1, 1), (1, FEW_POINTS), (1, points))]
-    for least, best, most in ranges if dynamic else []:
+    for least, best, most in ranges(prompts, points) if dynamic else []:
         profile = builder.create_optimization_profile()
         for tensor in dynamic:
             profile.set_shape(tensor.name, *(shapes_of(tensor.name, tuple(tensor.shape), *at) for at in (least, best, most)))
@@ -138,7 +177,9 @@ def version_of(trt, plan: bytes) -> str:
     """As the plan's header has it; TensorRT-RTX's tells none."""
     if plan[:4] == b"ftrt":
         return ".".join(str(part) for part in plan[24:28])
-    return f"rtx {trt.__version__}"
+    if plan[:4] == b"vtrt" and trt is not None:
+        return f"rtx {trt.__version__}"
+    raise SystemExit(f"build_plan: what was built is no TensorRT plan: it starts with {plan[:4]!r}")
 
 
 def tables(manifest: str) -> list[tuple[str, str]]:
@@ -181,13 +222,18 @@ def main() -> None:
     parser.add_argument("--half", action="store_true", help="fp16 where that is safe")
     parser.add_argument("--device", type=int, default=0, help="as engine.device")
     parser.add_argument("--workspace-mb", type=int, default=2048, help="memory that the builder may try with")
+    parser.add_argument("--trtexec", type=Path, metavar="FILE", help="build by this program instead of the Python module")
+    parser.add_argument(
+        "--one-mask-flag", action="store_true", help="with --trtexec: this export's has_mask_input is [1], not [B]"
+    )
     parser.add_argument("--timing-cache", type=Path, help="kept between builds on one box: the second is much faster")
     arguments = parser.parse_args()
     source, target = arguments.source, arguments.target
     text = (source / "engine.toml").read_text()
     manifest = tomllib.loads(text)
     limits = manifest["limits"]
-    trt, device = builder_module(), Device(arguments.device)
+    trt = None if arguments.trtexec else builder_module()
+    device = Device(arguments.device)
     target.mkdir(parents=True)
     files, version = {}, ""
     for role in ROLES:
@@ -199,9 +245,12 @@ def main() -> None:
             raise SystemExit(f"build_plan: {entry['path']} is not the file that engine.toml means")
         print(f"building the {role}", file=sys.stderr, flush=True)
         network = halved(onnx_bytes) if arguments.half else onnx_bytes
-        plan = build(
-            trt, network, limits["max_prompts"], limits["max_points"], arguments.workspace_mb, arguments.timing_cache
-        )
+        if arguments.trtexec:
+            plan = build_by_tool(arguments.trtexec, role, network, manifest, target, arguments)
+        else:
+            plan = build(
+                trt, network, limits["max_prompts"], limits["max_points"], arguments.workspace_mb, arguments.timing_cache
+            )
         version = version_of(trt, plan)
         (target / f"{role}.plan").write_bytes(plan)
         (target / f"{role}.onnx").write_bytes(onnx_bytes)

@@ -62,6 +62,45 @@ fn the_plan_builder_writes_a_package_that_loads_and_answers() {
 
 #[test]
 #[ignore = "./test tensorrt builds what it needs"]
+fn trtexec_builds_the_same_package_as_the_python_module() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::start(folder.path());
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tensorrt/python/trtexec");
+    let build = |name: &str, told: Option<&str>, more: &[&str]| {
+        let mut command = python("engines/build_plan.py", &model);
+        command.arg(seeded()).arg(folder.path().join(name)).args(more);
+        if let Some(told) = told {
+            command.arg("--trtexec").arg(&tool).env("STANDIN_TRTEXEC", told);
+        }
+        command.output().unwrap()
+    };
+    let cache = folder.path().join("timings");
+    for (name, told, more) in [
+        ("module", None, vec![]),
+        ("ten", Some("10"), vec!["--timing-cache", cache.to_str().unwrap()]),
+        ("eleven", Some("11"), vec![]),
+    ] {
+        let done = build(name, told, &more);
+        assert!(done.status.success(), "{name}: {}", text(&done));
+    }
+    assert!(cache.exists());
+    for file in ["encoder.plan", "decoder.plan", "engine.toml"] {
+        let read = |name: &str| std::fs::read(folder.path().join(name).join(file)).unwrap();
+        assert_eq!(read("ten"), read("module"), "{file}");
+        assert_eq!(read("eleven"), read("module"), "{file}");
+    }
+    let package = Package::load(&folder.path().join("ten")).unwrap();
+    let mut backend = TensorRtBackend::load(&package, &options("ten")).unwrap();
+    assert_eq!((backend.info().max_prompts, backend.info().max_points), (64, 66));
+    let picture = ImageTensor::new(128, vec![0.25; 3 * 128 * 128]).unwrap();
+    backend.encode(&picture).unwrap();
+    let broken = build("broken", Some("broken"), &[]);
+    assert!(!broken.status.success() && text(&broken).contains("trtexec built no plan (exit 1)"));
+}
+
+#[test]
+#[ignore = "./test tensorrt builds what it needs"]
 fn the_gpu_verification_runs_from_end_to_end_and_reports_what_it_saw() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
