@@ -175,6 +175,69 @@ fn engines_are_listed_described_and_verified() {
 }
 
 #[test]
+fn a_package_is_taken_in_once_kept_from_others_of_its_name_and_timed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let fixture =
+        |name: &str| format!("{}/tests/fixtures/engines/{name}", env!("CARGO_MANIFEST_DIR"));
+    let engines = path("engines");
+    let import = |package: &str, more: &[&str]| {
+        let done = sam2d(&[&["engine", "import", package, "--into", &engines], more].concat());
+        (done.status.code(), format!("{}{}", text(&done.stdout), text(&done.stderr)))
+    };
+    let (code, words) = import(&fixture("seeded-m3"), &[]);
+    assert_eq!(code, Some(0), "{words}");
+    assert!(words.contains("taken in, golden image right"), "{words}");
+    let (code, words) = import(&fixture("seeded-m3"), &[]);
+    assert!(code == Some(0) && words.contains("it was there already"), "{words}");
+
+    // Another package of that name: only when it is said that it takes the place.
+    let other = path("other");
+    std::fs::create_dir(&other).unwrap();
+    for file in std::fs::read_dir(fixture("seeded-m3")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), Path::new(&other).join(file.file_name())).unwrap();
+    }
+    let manifest =
+        |folder: &str| std::fs::read_to_string(Path::new(folder).join("engine.toml")).unwrap();
+    let changed = manifest(&other).replace("version = \"1.0.0\"", "version = \"1.0.1\"");
+    assert_ne!(changed, manifest(&other));
+    std::fs::write(Path::new(&other).join("engine.toml"), &changed).unwrap();
+    let installed = format!("{engines}/seeded-m3");
+    let (code, words) = import(&other, &[]);
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains("is another package of this name"), "{words}");
+    assert_eq!(manifest(&installed), manifest(&fixture("seeded-m3")));
+    let (code, words) = import(&other, &["--replace"]);
+    assert_eq!((code, manifest(&installed)), (Some(0), changed.clone()), "{words}");
+
+    // One whose golden picture comes out otherwise than it says is not taken in.
+    let wrong = changed.replace("area_px = ", "area_px = 1");
+    std::fs::write(Path::new(&other).join("engine.toml"), &wrong).unwrap();
+    let (code, words) = import(&other, &["--replace"]);
+    assert_eq!((code, manifest(&installed)), (Some(1), changed), "{words}");
+    assert!(words.contains("not taken in"), "{words}");
+
+    let timed = sam2d(&["engine", "bench", &installed, "--runs", "2", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&timed.stdout).unwrap();
+    assert_eq!((&told["backend"], &told["runs"]), (&"cpu".into(), &2.into()), "{told}");
+    assert_eq!(told["engine"], "seeded-m3 1.0.1");
+    for stage in ["encoder_ms", "prompt_ms", "batch_ms", "download_ms"] {
+        let at = |key: &str| told[stage][key].as_f64().unwrap();
+        assert!(
+            at("median") > 0.0 && at("median") <= at("p95") && at("p95") <= at("worst"),
+            "{told}"
+        );
+    }
+    let timed = sam2d(&["engine", "bench", &installed, "--runs", "1"]);
+    let words = text(&timed.stdout);
+    for row in ["1 runs", "encoder", "prompt", "8 prompts", "download", "median"] {
+        assert!(words.contains(row), "{row}: {words}");
+    }
+    assert_eq!(sam2d(&["engine", "bench", &installed, "--runs", "0"]).status.code(), Some(2));
+}
+
+#[test]
 fn health_says_down_when_nobody_listens() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let done = sam2d(&["health", "--url", &format!("http://{free}")]);

@@ -1,6 +1,6 @@
 //! `sam2d serve` as a process of its own, and what it says.
 
-use super::standins;
+use super::{no_driver, standins};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -48,10 +48,8 @@ impl Daemon {
         .unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_sam2d"));
         command.arg("--config").arg(&config).arg("--state-dir").arg(folder.join("state"));
-        command.env("STANDIN_CUDA", &control).env_remove("LD_LIBRARY_PATH");
-        if *driver {
-            command.env("LD_LIBRARY_PATH", standins().join("cuda"));
-        }
+        let cuda = if *driver { standins().join("cuda") } else { no_driver(folder) };
+        command.env("STANDIN_CUDA", &control).env("LD_LIBRARY_PATH", cuda);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::<Mutex<String>>::default();
         let address = follow(&log, child.stdout.take().unwrap());

@@ -3,9 +3,10 @@
 use super::calls::options;
 use super::model::Model;
 use super::package::{Spec, made};
-use super::{alone, pretend, standins};
-use sam2d::engine::Options;
+use super::standin::{Alive, alive};
+use super::{alone, has_tensorrt, pretend, standins};
 use sam2d::engine::tensorrt::{Fit, Found, TensorRtBackend, survey};
+use sam2d::engine::{Backend, Options};
 use std::path::Path;
 
 /// One way in which a package, a box or a driver is wrong.
@@ -16,6 +17,10 @@ pub(crate) struct Case {
     pub(crate) driver: &'static str,
     /// Folder of the library under the stand-ins.
     pub(crate) library: &'static str,
+    /// `engine.device`.
+    pub(crate) device: u32,
+    /// Does it need a box that has no TensorRT of its own?
+    pub(crate) bare: bool,
     /// What anyone may read.
     pub(crate) reason: &'static str,
     /// Part of what the operator reads.
@@ -28,7 +33,7 @@ fn line(role: &str, text: String, which: &str, line: &str) -> String {
 }
 
 fn case(name: &'static str, reason: &'static str, words: &'static str, spec: Spec) -> Case {
-    Case { name, spec, driver: "", library: "ten", reason, words }
+    Case { name, spec, driver: "", library: "ten", device: 0, bare: false, reason, words }
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -51,7 +56,17 @@ pub(crate) fn cases() -> Vec<Case> {
             ..case("old driver", "the NVIDIA driver is too old", "speaks CUDA 11.4", spec())
         },
         Case {
+            device: 1,
+            ..case(
+                "a device that is not there",
+                "no usable NVIDIA device on this box",
+                "engine.device = 1, but this box has 1 CUDA devices",
+                spec(),
+            )
+        },
+        Case {
             library: "none",
+            bare: true,
             ..case(
                 "no library",
                 "TensorRT is not installed, or not a version that can be used",
@@ -117,6 +132,18 @@ pub(crate) fn cases() -> Vec<Case> {
             Spec { edit: |_, text| text.replace("in image 0", "in image 2"), ..spec() },
         ),
         case(
+            "tensors in host memory",
+            wrong_ports,
+            "encoder image is not in linear device memory",
+            Spec { edit: |role, text| line(role, text, "encoder", "fail location"), ..spec() },
+        ),
+        case(
+            "tensors that are no plain rows",
+            wrong_ports,
+            "decoder high_res_feats_0 is not in linear device memory",
+            Spec { edit: |role, text| line(role, text, "decoder", "fail format"), ..spec() },
+        ),
+        case(
             "another input size",
             wrong_ports,
             "encoder image is [1, 3, 256, 256], expected [1, 3, 128, 128]",
@@ -153,15 +180,21 @@ pub(crate) fn cases() -> Vec<Case> {
             Spec { edit: |role, text| line(role, text, "encoder", "fail deserialize"), ..spec() },
         ),
         case(
+            "the encoder asks for more memory than is free",
+            no_room,
+            "the encoder plan does not fit: 9000 MB of device memory are needed, 4294 MB are free",
+            Spec { edit: |role, text| line(role, text, "encoder", "memory 9000000000"), ..spec() },
+        ),
+        case(
             "no memory for a context",
             no_room,
             "stand-in: no memory for a context",
             Spec { edit: |role, text| line(role, text, "decoder", "fail context"), ..spec() },
         ),
         case(
-            "more memory than is free",
+            "the decoder asks for more memory than is free",
             no_room,
-            "9000 MB of device memory are needed, 4294 MB are free",
+            "the decoder plan does not fit: 9000 MB of device memory are needed, 4294 MB are free",
             Spec { edit: |role, text| line(role, text, "decoder", "memory 9000000000"), ..spec() },
         ),
         Case {
@@ -171,6 +204,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case { driver: "free 0", ..case("nothing is free", no_room, "0 are free", spec()) },
         Case {
             library: "eight",
+            bare: true,
             ..case(
                 "JetPack 5",
                 "TensorRT is not installed, or not a version that can be used",
@@ -180,6 +214,7 @@ pub(crate) fn cases() -> Vec<Case> {
         },
         Case {
             library: "eleven",
+            bare: true,
             ..case(
                 "a plan of 10 where 11 is installed",
                 "TensorRT is not installed, or not a version that can be used",
@@ -194,27 +229,98 @@ pub(crate) fn cases() -> Vec<Case> {
 #[ignore = "./test tensorrt builds what it needs"]
 fn what_can_t_be_loaded_is_said_with_its_remedy_and_leaves_nothing_behind() {
     let _alone = alone();
-    for Case { name, spec, driver, library, reason, words } in cases() {
+    let has_tensorrt = has_tensorrt();
+    for Case { name, spec, driver, library, device, bare, reason, words } in cases() {
+        if bare && has_tensorrt {
+            continue;
+        }
         let folder = tempfile::tempdir().unwrap();
         let model = Model::start(folder.path());
         let package = made(folder.path(), &model, &spec);
         pretend(driver);
-        let error = TensorRtBackend::load(&package, &options(library)).err();
+        let error = TensorRtBackend::load(&package, &Options { device, ..options(library) }).err();
         let error = error.unwrap_or_else(|| panic!("{name}: it was loaded"));
+        assert_eq!(alive(), Alive::default(), "{name}");
         assert_eq!(error.public(), reason, "{name}: {error}");
         assert!(error.to_string().contains(words), "{name}: {error}");
         assert!(!error.is_device_lost(), "{name}");
         // The very next package loads: nothing of the failure stayed.
         pretend("");
         let good = made(folder.path(), &model, &Spec::default());
-        TensorRtBackend::load(&good, &options("ten")).unwrap();
+        drop(TensorRtBackend::load(&good, &options("ten")).unwrap());
+        assert_eq!(alive(), Alive::default(), "{name}");
     }
+}
+
+#[test]
+#[ignore = "./test tensorrt builds what it needs"]
+fn a_device_that_is_lost_while_it_loads_is_told_from_one_that_is_busy() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::start(folder.path());
+    let refused = |role: &'static str| {
+        let edit: fn(&str, String) -> String = match role {
+            "encoder" => |role, text| line(role, text, "encoder", "fail deserialize"),
+            _ => |role, text| line(role, text, "decoder", "fail context"),
+        };
+        Spec { edit, ..Spec::default() }
+    };
+    for role in ["encoder", "decoder"] {
+        let package = made(folder.path(), &model, &refused(role));
+        for (driver, lost) in [("", false), ("unknown", false), ("sticky", true)] {
+            pretend(driver);
+            let error = TensorRtBackend::load(&package, &options("ten")).err().unwrap();
+            assert_eq!(error.is_device_lost(), lost, "{role}, {driver}: {error}");
+            if lost {
+                let words = "CUDA_ERROR_LAUNCH_FAILED (719)";
+                assert!(error.to_string().contains(words), "{role}: {error}");
+                // And it stays so, whatever is asked of it.
+                pretend("");
+                let again = TensorRtBackend::load(&package, &options("ten")).err().unwrap();
+                assert!(again.is_device_lost(), "{role}: {again}");
+                super::standin::forget();
+            }
+        }
+    }
+    assert_eq!(alive(), Alive::default());
+}
+
+#[test]
+#[ignore = "./test tensorrt builds what it needs"]
+fn the_full_library_is_taken_before_the_lean_one_and_its_exact_version_before_others() {
+    let _alone = alone();
+    let (folder, both) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let model = Model::start(folder.path());
+    let name = |library: &str| match library {
+        "lean" => "libnvinfer_lean.so.10",
+        _ => "libnvinfer.so.10",
+    };
+    for library in ["ten", "lean"] {
+        let file = standins().join(library).join(name(library));
+        std::os::unix::fs::symlink(file, both.path().join(name(library))).unwrap();
+    }
+    let options = Options { tensorrt_path: Some(both.path().into()), ..Options::default() };
+    let device = |spec: &Spec| {
+        let package = made(folder.path(), &model, spec);
+        TensorRtBackend::load(&package, &options).map(|backend| backend.info().device.clone())
+    };
+    assert!(device(&Spec::default()).unwrap().ends_with("TensorRT 10.16.0.72"));
+    // An older one, which was built to be version compatible, is the lean runtime's.
+    let older = Spec { written_by: [10, 3, 0, 26], tensorrt: "10.3.0", ..Spec::default() };
+    assert!(device(&older).unwrap().ends_with("TensorRT lean runtime 10.16.0.72"));
+    let newer = Spec { written_by: [10, 17, 0, 1], tensorrt: "10.17.0", ..Spec::default() };
+    let refused = device(&newer).unwrap_err().to_string();
+    let words = "the plan was written by TensorRT 10.17.0.1; this box has TensorRT 10.16.0.72";
+    assert!(refused.starts_with(words) && refused.contains("lean"), "{refused}");
 }
 
 #[test]
 #[ignore = "./test tensorrt builds what it needs"]
 fn a_survey_tells_device_libraries_and_why_a_plan_does_not_fit() {
     let _alone = alone();
+    if has_tensorrt() {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let model = Model::start(folder.path());
     let package = made(folder.path(), &model, &Spec::default());

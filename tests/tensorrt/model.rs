@@ -34,7 +34,11 @@ pub(crate) enum Order {
     Nan,
     /// Predicted IoU is 7.
     Iou,
-    /// Never come back.
+    /// Predicted IoU is −0.2.
+    NegativeIou,
+    /// The last value of every output is infinite.
+    Infinity,
+    /// Don't come back until told otherwise.
     Hang,
 }
 
@@ -123,8 +127,8 @@ fn infer(stream: &mut UnixStream, orders: &Orders, backend: &Mutex<CpuBackend>) 
     let is_encoder = inputs.contains_key("image");
     let which = if is_encoder { &orders.encoder } else { &orders.decoder };
     let told = which.load(Ordering::SeqCst);
-    if told == Order::Hang as u8 {
-        std::thread::sleep(std::time::Duration::from_secs(3600));
+    while which.load(Ordering::SeqCst) == Order::Hang as u8 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let mut backend = backend.lock().unwrap();
     let mut outputs =
@@ -134,6 +138,12 @@ fn infer(stream: &mut UnixStream, orders: &Orders, backend: &Mutex<CpuBackend>) 
     }
     if told == Order::Iou as u8 {
         outputs.get_mut("iou_predictions").unwrap()[2] = 7.0;
+    }
+    if told == Order::NegativeIou as u8 {
+        outputs.get_mut("iou_predictions").unwrap()[3] = -0.2;
+    }
+    if told == Order::Infinity as u8 {
+        outputs.values_mut().for_each(|values| *values.last_mut().unwrap() = f32::NEG_INFINITY);
     }
     Some(outputs)
 }
@@ -164,7 +174,11 @@ fn decode(backend: &mut CpuBackend, inputs: &Inputs) -> Values {
     let (dims, coords) = &inputs["point_coords"];
     let (batch, points) = (dims[0], dims[1]);
     let labels = values("point_labels");
-    let (mask, has_mask) = (values("mask_input"), values("has_mask_input"));
+    let (mask, mut has_mask) = (values("mask_input"), values("has_mask_input"));
+    if has_mask.len() == 1 {
+        // Exports that have one flag for all.
+        has_mask.resize(batch, has_mask[0]);
+    }
     assert_eq!((labels.len(), has_mask.len()), (batch * points, batch));
     let plane = mask.len() / batch;
     let (mut masks, mut ious, mut scores) = (Vec::new(), Vec::new(), Vec::new());

@@ -5,6 +5,9 @@
 //   oom       allocations fail              sticky  synchronising fails with 719, and everything after it
 //   name X    the device's name             free N  megabytes that cuMemGetInfo tells as free
 //   capture   streams can't be captured     unknown synchronising fails with a code that has no name
+//   shape     the stand-in libnvinfer tells outputs of another shape
+// What is alive is counted, so that a test can tell a leak: standin_alive, at the end.
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +26,8 @@ struct Graph { std::vector<Work> work; };
 struct Stream { std::vector<Work> queue; Graph *capturing = nullptr; };
 std::recursive_mutex lock;
 bool lost = false;
+enum Kind { DEVICE_MEMORY, HOST_MEMORY, STREAMS, GRAPHS, CONTEXTS, OBJECTS, KINDS };
+std::atomic<int> alive[KINDS], copies;
 thread_local bool current = false;
 
 std::string told(const char *word) {
@@ -80,8 +85,12 @@ API Result cuDeviceGetAttribute(int *value, int attribute, Device) {
   return 0;
 }
 API Result cuDeviceTotalMem_v2(std::size_t *bytes, Device) { *bytes = std::size_t(8) << 30; return 0; }
-API Result cuDevicePrimaryCtxRetain(void **context, Device) { static int one; *context = &one; return 0; }
-API Result cuDevicePrimaryCtxRelease_v2(Device) { return 0; }
+API Result cuDevicePrimaryCtxRetain(void **context, Device) { static int one; *context = &one; alive[CONTEXTS]++; return 0; }
+API Result cuDevicePrimaryCtxRelease_v2(Device) {
+  // Whatever lies on the device goes with its last context.
+  if (--alive[CONTEXTS] == 0 && alive[DEVICE_MEMORY] + alive[STREAMS] + alive[GRAPHS] + alive[OBJECTS] > 0) misuse("the context went before what lives in it");
+  return 0;
+}
 API Result cuCtxSetCurrent(void *context) { current = context != nullptr; return lost ? 719 : 0; }
 API Result cuMemGetInfo_v2(std::size_t *free, std::size_t *total) {
   if (Result bad = ready()) return bad;
@@ -97,6 +106,7 @@ API Result cuMemAlloc_v2(Pointer *pointer, std::size_t bytes) {
   if (!memory) return 2;
   std::memset(memory, 0xFF, bytes); // NaN in every precision: who reads what nobody wrote is caught
   *pointer = reinterpret_cast<Pointer>(memory);
+  alive[DEVICE_MEMORY]++;
   return 0;
 }
 API Result cuMemFree_v2(Pointer pointer) {
@@ -104,6 +114,7 @@ API Result cuMemFree_v2(Pointer pointer) {
   if (!current) misuse("memory freed without a current context");
   for (auto *stream : streams) run(*stream); // the driver waits for what still uses it
   std::free(reinterpret_cast<void *>(pointer));
+  alive[DEVICE_MEMORY]--;
   return lost ? 719 : 0;
 }
 API Result cuMemHostAlloc(void **pointer, std::size_t bytes, unsigned flags) {
@@ -111,10 +122,12 @@ API Result cuMemHostAlloc(void **pointer, std::size_t bytes, unsigned flags) {
   if (flags & 4) misuse("write-combined memory, which is slow to read");
   if (is("oom")) return 2;
   *pointer = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  alive[HOST_MEMORY]++;
   return *pointer ? 0 : 2;
 }
-API Result cuMemFreeHost(void *pointer) { std::free(pointer); return 0; }
+API Result cuMemFreeHost(void *pointer) { std::free(pointer); alive[HOST_MEMORY]--; return 0; }
 API Result cuMemcpyHtoDAsync_v2(Pointer to, const void *from, std::size_t bytes, void *stream) {
+  copies++;
   return put(stream, [=] { std::memcpy(reinterpret_cast<void *>(to), from, bytes); });
 }
 API Result cuMemcpyDtoHAsync_v2(void *to, Pointer from, std::size_t bytes, void *stream) {
@@ -132,6 +145,7 @@ API Result cuStreamCreate(void **handle, unsigned flags) {
   std::lock_guard guard(lock);
   streams.push_back(new Stream);
   *handle = streams.back();
+  alive[STREAMS]++;
   return 0;
 }
 API Result cuStreamDestroy_v2(void *handle) {
@@ -139,6 +153,7 @@ API Result cuStreamDestroy_v2(void *handle) {
   run(*static_cast<Stream *>(handle));
   std::erase(streams, static_cast<Stream *>(handle));
   delete static_cast<Stream *>(handle);
+  alive[STREAMS]--;
   return 0;
 }
 API Result cuStreamSynchronize(void *handle) {
@@ -162,11 +177,13 @@ API Result cuStreamBeginCapture_v2(void *handle, unsigned) {
 API Result cuStreamEndCapture(void *handle, void **graph) {
   auto &stream = *static_cast<Stream *>(handle);
   *graph = stream.capturing;
+  if (stream.capturing) alive[GRAPHS]++;
   stream.capturing = nullptr;
   return *graph ? 0 : 901;
 }
 API Result cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {
   *executable = new Graph(*static_cast<Graph *>(graph));
+  alive[GRAPHS]++;
   return 0;
 }
 API Result cuGraphLaunch(void *executable, void *handle) {
@@ -176,8 +193,8 @@ API Result cuGraphLaunch(void *executable, void *handle) {
     if (Result bad = put(handle, work)) return bad;
   return 0;
 }
-API Result cuGraphExecDestroy(void *executable) { delete static_cast<Graph *>(executable); return 0; }
-API Result cuGraphDestroy(void *graph) { delete static_cast<Graph *>(graph); return 0; }
+API Result cuGraphExecDestroy(void *executable) { delete static_cast<Graph *>(executable); alive[GRAPHS]--; return 0; }
+API Result cuGraphDestroy(void *graph) { delete static_cast<Graph *>(graph); alive[GRAPHS]--; return 0; }
 API Result cuGetErrorName(Result code, const char **name) {
   switch (code) {
   case 2: *name = "CUDA_ERROR_OUT_OF_MEMORY"; return 0;
@@ -189,3 +206,12 @@ API Result cuGetErrorName(Result code, const char **name) {
 }
 // What the stand-in libnvinfer puts its inferences on a stream with.
 API Result standin_put(void *stream, void (*work)(void *), void *with) { return put(stream, [=] { work(with); }); }
+// What it counts of its objects, and what it must pretend.
+API void standin_object(int difference) { alive[OBJECTS] += difference; }
+API int standin_told(const char *word) { return is(word); }
+// For tests: memory on the device, pinned memory, streams, graphs, contexts, TensorRT's objects.
+API int standin_alive(int kind) { return kind >= 0 && kind < KINDS ? alive[kind].load() : -1; }
+// Copies from the host so far.
+API int standin_copies() { return copies; }
+// A device that is lost stays so for the process; a test that is over must not be the last.
+API void standin_forget() { lost = false; }

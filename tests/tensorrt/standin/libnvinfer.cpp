@@ -2,7 +2,8 @@
 // its tables are what a compiler makes of them. A "plan" is the 28 bytes of a real one's header and then text:
 //   model PATH        a socket where whoever runs the test answers with numbers
 //   memory N          what an execution context needs, in bytes
-//   fail CALL         deserialize, context or shape: that call fails, or an output has another shape
+//   fail CALL         deserialize, context, shape, location or format: that call fails, an output has another
+//                     shape, or all tensors are in host memory or in another format than plain rows
 //   in|out NAME TYPE D…               a tensor: TYPE as nvinfer1::DataType, −1 where dynamic
 //   profile INDEX NAME LEAST… ; MOST… an input's range in an optimisation profile
 #include "NvInferRuntime.h"
@@ -27,8 +28,20 @@
 namespace nvinfer1 {
 #include "stubs.inc"
 
-// Objects alive, by kind: whoever frees a runtime before its engine is caught.
+// A function of the stand-in libcuda, which whoever loads this has loaded.
+template <class F> static F cuda(const char *name) {
+  void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+  auto function = library ? reinterpret_cast<F>(dlsym(library, name)) : nullptr;
+  if (!function) stub("anything without the stand-in libcuda");
+  return function;
+}
+
+// Objects alive, by kind: whoever frees a runtime before its engine is caught, and whoever frees none is counted.
 static int runtimes, engines, contexts;
+static void count(int &kind, int difference) {
+  kind += difference;
+  cuda<void (*)(int)>("standin_object")(difference);
+}
 static void misuse(const char *what) {
   std::fprintf(stderr, "stand-in libnvinfer: %s\n", what);
   std::abort();
@@ -136,8 +149,8 @@ struct Engine final : StubVCudaEngine {
   TensorIOMode getTensorIOMode(char const *name) const noexcept override { auto *t = plan.find(name); return t ? t->mode : TensorIOMode::kNONE; }
   DataType getTensorDataType(char const *name) const noexcept override { auto *t = plan.find(name); return t ? t->type : DataType::kFLOAT; }
   Dims getTensorShape(char const *name) const noexcept override { auto *t = plan.find(name); return t ? t->dims : Dims{-1, {}}; }
-  TensorLocation getTensorLocation(char const *) const noexcept override { return TensorLocation::kDEVICE; }
-  TensorFormat getTensorFormat(char const *) const noexcept override { return TensorFormat::kLINEAR; }
+  TensorLocation getTensorLocation(char const *) const noexcept override { return plan.fail == "location" ? TensorLocation::kHOST : TensorLocation::kDEVICE; }
+  TensorFormat getTensorFormat(char const *) const noexcept override { return plan.fail == "format" ? TensorFormat::kHWC8 : TensorFormat::kLINEAR; }
   int32_t getNbOptimizationProfiles() const noexcept override { return plan.profiles; }
   Dims getProfileShape(char const *name, int32_t index, OptProfileSelector select) const noexcept override {
     auto *tensor = plan.find(name);
@@ -191,7 +204,7 @@ struct Context final : StubVExecutionContext {
     auto batch = shapes.find("point_coords");
     if (tensor->mode == TensorIOMode::kOUTPUT && batch != shapes.end())
       for (int i = 0; i < dims.nbDims; i++) if (dims.d[i] == -1) dims.d[i] = batch->second.d[0];
-    if (tensor->mode == TensorIOMode::kOUTPUT && engine->plan.fail == "shape") dims.d[dims.nbDims - 1] += 1;
+    if (tensor->mode == TensorIOMode::kOUTPUT && (engine->plan.fail == "shape" || cuda<int (*)(const char *)>("standin_told")("shape"))) dims.d[dims.nbDims - 1] += 1;
     return dims;
   }
   bool setTensorAddress(char const *name, void *address) noexcept override {
@@ -216,9 +229,7 @@ struct Context final : StubVExecutionContext {
       engine->reporter.fail(static_cast<ErrorCode>(status), status == 5 ? "stand-in: told to lack memory" : "stand-in: told to fail");
       return false;
     }
-    void *cuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-    auto put = cuda ? reinterpret_cast<int (*)(void *, void (*)(void *), void *)>(dlsym(cuda, "standin_put")) : nullptr;
-    if (!put) misuse("no stand-in libcuda");
+    auto put = cuda<int (*)(void *, void (*)(void *), void *)>("standin_put");
     // A recorded inference runs many times, so it is kept for good.
     return put(stream, [](void *with) { static_cast<Inference *>(with)->run(); }, work.release()) == 0;
   }
@@ -226,13 +237,13 @@ struct Context final : StubVExecutionContext {
 
 struct PublicContext final : IExecutionContext {
   Context hidden;
-  PublicContext() { mImpl = &hidden; hidden.face = this; contexts++; }
-  ~PublicContext() noexcept override { contexts--; }
+  PublicContext() { mImpl = &hidden; hidden.face = this; count(contexts, 1); }
+  ~PublicContext() noexcept override { count(contexts, -1); }
 };
 struct PublicEngine final : ICudaEngine {
   Engine hidden;
-  PublicEngine() { mImpl = &hidden; hidden.face = this; engines++; }
-  ~PublicEngine() noexcept override { if (contexts == engines) misuse("an engine freed before its context"); engines--; }
+  PublicEngine() { mImpl = &hidden; hidden.face = this; count(engines, 1); }
+  ~PublicEngine() noexcept override { if (contexts == engines) misuse("an engine freed before its context"); count(engines, -1); }
 };
 
 IExecutionContext *Engine::createExecutionContext(ExecutionContextAllocationStrategy) noexcept {
@@ -251,7 +262,8 @@ struct Runtime final : StubVRuntime {
     reporter.recorder = recorder;
     if (recorder) recorder->incRefCount();
   }
-  void setEngineHostCodeAllowed(bool) noexcept override {}
+  bool hostCode = false;
+  void setEngineHostCodeAllowed(bool allowed) noexcept override { hostCode = allowed; }
   ICudaEngine *deserializeCudaEngine(void const *blob, std::size_t size) noexcept override {
     auto *bytes = static_cast<unsigned char const *>(blob);
 #ifdef STANDIN_RTX
@@ -263,6 +275,10 @@ struct Runtime final : StubVRuntime {
       reporter.fail(ErrorCode::kINVALID_STATE, "stand-in: not a plan");
       return nullptr;
     }
+#ifdef STANDIN_LEAN
+    // A version-compatible plan carries the code that reads it.
+    if (!hostCode) { reporter.fail(ErrorCode::kINVALID_STATE, "stand-in: this plan brings code, which is not allowed"); return nullptr; }
+#endif
     auto engine = std::make_unique<PublicEngine>();
     auto &plan = engine->hidden.plan;
     engine->hidden.reporter = reporter;
@@ -297,10 +313,10 @@ struct Runtime final : StubVRuntime {
 };
 struct PublicRuntime final : IRuntime {
   Runtime hidden;
-  PublicRuntime() { mImpl = &hidden; hidden.face = this; runtimes++; }
+  PublicRuntime() { mImpl = &hidden; hidden.face = this; count(runtimes, 1); }
   ~PublicRuntime() noexcept override {
     if (engines == runtimes) misuse("a runtime freed before its engine");
-    runtimes--;
+    count(runtimes, -1);
     if (hidden.reporter.recorder) hidden.reporter.recorder->decRefCount();
   }
 };
