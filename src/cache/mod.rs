@@ -14,10 +14,11 @@
 //! 5. No lock is held while the disk works, except one of 64 that serialises writing and removing
 //!    the *same* key, so that the index says what the disk holds.
 //!
-//! All of it blocks, except [`Cache::peek`] and [`Cache::put_soon`], which never touch the disk.
+//! All of it blocks, except [`Cache::peek`], [`Cache::touch`] and [`Cache::put_soon`], which never touch the disk.
 
 mod clock;
 mod entry;
+mod folder;
 mod index;
 mod keeper;
 pub mod memory;
@@ -125,6 +126,11 @@ impl Cache {
         let found = self.shared.lookup_open(kind, key, self.shared.clock.now())?;
         self.shared.counters(kind).looked_up(true);
         Some(found)
+    }
+
+    /// An entry was used without being asked for here: its user had it in memory. Never blocks.
+    pub fn touch(&self, kind: Kind, key: &Sum) {
+        self.shared.touch(kind, key, self.shared.clock.now());
     }
 
     /// Keeps `content` under `key` in memory, and on disk before it returns: in full or not at all.

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Keys whose writes and removals wait for each other: enough that different keys rarely do.
 const STRIPES: usize = 64;
 /// Uses remembered between two notes to the disk; past that, the rest of them is lost at a restart.
-const MAX_USED: usize = 65_536;
+pub(super) const MAX_USED: usize = 65_536;
 
 /// One kind's index and counters.
 #[derive(Debug, Default)]
@@ -199,12 +199,18 @@ impl Shared {
         let checked = Arc::clone(locked(&self.open).get(&(kind, *key))?);
         let entry = self.live(&checked, now);
         if entry.is_some() {
-            self.index(kind).touch(key);
-            self.note_use(kind, key, now);
+            self.touch(kind, key, now);
         } else {
             locked(&self.open).remove(&(kind, *key));
         }
         entry
+    }
+
+    /// Notes a use of what the index knows.
+    pub(super) fn touch(&self, kind: Kind, key: &Sum, now: Now) {
+        if self.index(kind).touch(key) {
+            self.note_use(kind, key, now);
+        }
     }
 
     /// From the disk, checked. What is bad is removed, what fails is trouble; either is a miss.

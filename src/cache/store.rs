@@ -1,4 +1,4 @@
-//! The folder: its tree, its lock, and how one entry gets in, is read, and goes.
+//! What is in the folder: its tree, and how one entry gets in, is read, and goes.
 //!
 //! ```text
 //! <folder>/            0700, ours: everything in v1 that is no entry is removed at start
@@ -15,36 +15,33 @@
 //!    over it. So a mapping of it never changes and never shrinks while anyone holds it.
 //! 2. Nothing outside the folder is touched: paths are relative to open directories, links are not
 //!    followed.
-//! 3. A folder that isn't ours (something in it, and no tag of ours) is refused, not cleaned.
+//!
+//! Whose folder it is, and its lock: [`super::folder`].
 //!
 //! What remains with a mapping: a block that can't be read again after memory pressure dropped it
 //! ends the process with SIGBUS. Small entries are therefore read, not mapped ([`Access`]).
 
 use super::entry::Aligned;
+use super::folder::{self, LOCK, open_folder, sub_folder};
 use super::{Kind, OpenError};
 use crate::domain::key::Sum;
 use bytes::Bytes;
-use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 #[cfg(test)]
-use super::tests::faults::before;
+pub(super) use super::tests::faults::before;
 
-const FOLDER: Mode = Mode::RWXU;
-const FILE: Mode = Mode::from_raw_mode(0o600);
+pub(super) const FOLDER: Mode = Mode::RWXU;
+pub(super) const FILE: Mode = Mode::from_raw_mode(0o600);
 const TREE: &str = "v1";
 const TMP: &str = "tmp";
-const LOCK: &str = "lock";
 const CLOCK: &str = "clock";
-const TAG: &str = "CACHEDIR.TAG";
-const TAG_TEXT: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
-# This folder is a sam2d cache: anything in it can be deleted, and what is not the cache's will be.\n";
 
 /// An open, locked cache folder.
 #[derive(Debug)]
@@ -104,7 +101,7 @@ pub(super) enum Op<'a> {
 /// Failpoints: in the shipped binary there are none.
 #[cfg(not(test))]
 #[expect(clippy::unnecessary_wraps, reason = "the tests' version fails when told to")]
-fn before(_: Op<'_>) -> io::Result<()> {
+pub(super) fn before(_: Op<'_>) -> io::Result<()> {
     Ok(())
 }
 
@@ -116,11 +113,11 @@ impl Store {
             std::fs::create_dir_all(parent)
                 .map_err(|source| OpenError::Io { path: parent.into(), source })?;
         }
-        make_folder(fs::CWD, path).map_err(at)?;
+        folder::make_folder(fs::CWD, path).map_err(at)?;
         let root = open_folder(fs::CWD, path).map_err(at)?;
-        own(&root, path)?;
-        let lock = lock(&root, path)?;
-        claim(&root, path)?;
+        folder::own(&root, path)?;
+        let lock = folder::lock(&root, path)?;
+        folder::claim(&root, path)?;
         let store = Self::build(path, Arc::new(root), Arc::new(lock))
             .map_err(|source| OpenError::Io { path: path.into(), source })?;
         store.empty_tmp();
@@ -163,7 +160,7 @@ impl Store {
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(at(error)),
         };
-        hold(&lock, path)?;
+        folder::hold(&lock, path)?;
         let tree = match part(&root, TREE) {
             Ok(tree) => tree,
             Err(Errno::NOENT) => return Ok(None),
@@ -425,115 +422,4 @@ fn map(file: &File, length: usize) -> io::Result<Bytes> {
     // root truncating a file by hand is outside of what this can hold off.
     let mapping = unsafe { memmap2::MmapOptions::new().len(length).map(file) }?;
     Ok(Bytes::from_owner(mapping))
-}
-
-fn make_folder(at: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
-    match fs::mkdirat(at, path, FOLDER) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn open_folder(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    fs::openat(at, path, flags, Mode::empty())
-}
-
-fn sub_folder(at: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    before(Op::MakeFolder)?;
-    make_folder(at.as_fd(), Path::new(name))?;
-    Ok(open_folder(at.as_fd(), name)?)
-}
-
-/// Ours and closed to others, or refused: the entries are made of patients' pixels.
-fn own(root: &OwnedFd, path: &Path) -> Result<(), OpenError> {
-    let at = |source: Errno| OpenError::Io { path: path.into(), source: source.into() };
-    let stat = fs::fstat(root).map_err(at)?;
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(OpenError::NotOwned { path: path.into(), owner: stat.st_uid });
-    }
-    if stat.st_mode & 0o077 != 0 {
-        fs::fchmod(root, FOLDER).map_err(at)?;
-    }
-    Ok(())
-}
-
-/// Opened for reading only: an operator can then remount the disk read-only while we run.
-fn lock(root: &OwnedFd, path: &Path) -> Result<File, OpenError> {
-    let at = |source: Errno| OpenError::Io { path: path.join(LOCK), source: source.into() };
-    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = match fs::openat(root, LOCK, flags | OFlags::RDONLY, Mode::empty()) {
-        Err(Errno::NOENT) => fs::openat(root, LOCK, flags | OFlags::CREATE, FILE),
-        opened => opened,
-    };
-    let file = File::from(opened.map_err(at)?);
-    hold(&file, path)?;
-    // Only for the message to others; a failure to write it harms nothing.
-    if let Ok(pid) = fs::openat(root, LOCK, flags | OFlags::WRONLY | OFlags::TRUNC, FILE) {
-        let _ = writeln!(File::from(pid), "{}", std::process::id());
-    }
-    Ok(file)
-}
-
-/// Takes the lock. A process that is just ending, or a child between its fork and its exec, may hold
-/// it for a moment more: a restart waits for that.
-fn hold(file: &File, path: &Path) -> Result<(), OpenError> {
-    let mut tries = 25;
-    loop {
-        match fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(Errno::WOULDBLOCK) if tries > 0 => {
-                tries -= 1;
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                let _ = file.take(20).read_to_string(&mut holder);
-                let pid = holder.trim().parse().ok();
-                return Err(OpenError::Locked { path: path.into(), pid });
-            }
-            Err(error) => {
-                return Err(OpenError::Io { path: path.join(LOCK), source: error.into() });
-            }
-        }
-    }
-}
-
-/// Writes the tag into a new folder; refuses one that holds something and has no tag of ours. The
-/// tag is durable before the first entry's folder exists, so that a power cut never leaves our own
-/// entries in a folder we would then refuse.
-fn claim(root: &OwnedFd, path: &Path) -> Result<(), OpenError> {
-    let at = |source: Errno| OpenError::Io { path: path.join(TAG), source: source.into() };
-    for item in fs::Dir::read_from(root).map_err(at)? {
-        let item = item.map_err(at)?;
-        let name = item.file_name();
-        if matches!(
-            name.to_bytes(),
-            b"." | b".." | b"lock" | b"clock" | b"lost+found" | b"CACHEDIR.TAG"
-        ) {
-            continue;
-        }
-        let mut text = vec![];
-        let ours = fs::openat(root, TAG, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())
-            .is_ok_and(|tag| File::from(tag).take(4096).read_to_end(&mut text).is_ok())
-            && text.starts_with(
-                b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a sam2d cache",
-            );
-        if !ours {
-            let found = name.to_string_lossy().into_owned();
-            return Err(OpenError::NotOurs { path: path.into(), found });
-        }
-        return Ok(());
-    }
-    write_tag(root).map_err(|source| OpenError::Io { path: path.join(TAG), source })
-}
-
-fn write_tag(root: &OwnedFd) -> io::Result<()> {
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    before(Op::WriteTag)?;
-    let mut tag = File::from(fs::openat(root, TAG, flags, FILE)?);
-    tag.write_all(TAG_TEXT)?;
-    synced(Op::SyncTag, &tag)?;
-    synced(Op::SyncRoot, root)
 }

@@ -89,6 +89,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// The next entry to write; waits for one. `None` once it is stopped and empty.
     pub(super) fn next(&self) -> Option<Job> {
         let mut state = locked(&self.state);
         loop {
@@ -103,7 +104,8 @@ impl Queue {
         }
     }
 
-    fn done(&self) {
+    /// The entry that [`Queue::next`] gave is on the disk, or never will be.
+    pub(super) fn done(&self) {
         let mut state = locked(&self.state);
         if let Some(job) = state.writing.take() {
             state.bytes = state.bytes.saturating_sub(job.checked.image.len() as u64);

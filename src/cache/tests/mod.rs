@@ -1,5 +1,6 @@
 //! What the cache promises, against real folders.
 
+mod bounds;
 mod broken;
 mod disk;
 pub(super) mod faults;
