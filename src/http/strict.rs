@@ -177,12 +177,20 @@ impl<S: AsyncRead + Unpin> Strict<S> {
         buf: &mut ReadBuf<'_>,
         left: u64,
     ) -> Poll<io::Result<()>> {
-        let room = usize::try_from(left).unwrap_or(usize::MAX).min(buf.remaining());
-        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut part))?;
-        let read = part.filled().len();
-        buf.advance(read);
-        let left = left - read as u64;
+        let room = usize::try_from(left).unwrap_or(usize::MAX);
+        let read = if room >= buf.remaining() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+            buf.filled().len() - before
+        } else {
+            // Not a byte of the next request may get past the judge.
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut part))?;
+            let read = part.filled().len();
+            buf.advance(read);
+            read
+        };
+        let left = left.saturating_sub(read as u64);
         self.at = if left == 0 { At::Head { searched: 0 } } else { At::Body(left) };
         Poll::Ready(Ok(()))
     }

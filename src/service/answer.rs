@@ -99,8 +99,7 @@ impl Inner {
             profile,
             clean: &options.clean,
         });
-        let inner = Arc::clone(self);
-        let hit = blocking(move || inner.store.answer(key)).await?;
+        let hit = self.stored(key).await?;
         let cached = hit.is_some();
         let (stored, embedding_cached) = match hit {
             Some(stored) => (stored, true),

@@ -9,7 +9,7 @@ use super::keys;
 use super::oneclick::BodyGrid;
 use super::record::{ImageRecord, SliceRecord};
 use super::request::{ImageDescription, ImageRequest, ImageSource, Timings, WindowSource};
-use super::store::Era;
+use super::store::{Era, Reach};
 use crate::domain::identity::SegmentationSource;
 use crate::domain::key::{AliasKey, ImageKey};
 use crate::domain::mask::Mask;
@@ -21,6 +21,9 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Bytes up to this are summed on the caller's own thread, in a tenth of a millisecond.
+const SUMMED_AT_ONCE_BYTES: usize = 256 << 10;
 
 /// An image that has a key, and whatever is left of its pixels.
 pub(super) struct Resolved {
@@ -66,8 +69,13 @@ impl Inner {
         timings: &mut Timings,
     ) -> Result<Resolved, ServiceError> {
         let started = Instant::now();
-        let inner = Arc::clone(self);
-        let resolved = blocking(move || inner.resolve_blocking(&request)).await?;
+        let resolved = match self.at_hand(&request)? {
+            Some(resolved) => Ok(resolved),
+            None => {
+                let inner = Arc::clone(self);
+                blocking(move || inner.resolve_blocking(&request)).await?
+            }
+        };
         timings.decode = Some(started.elapsed());
         resolved
     }
@@ -97,31 +105,58 @@ impl Inner {
         resolved
     }
 
+    /// What memory knows of the image, on the caller's own thread: changing to another and back costs
+    /// more than all the rest of a hit.
+    fn at_hand(&self, request: &ImageRequest) -> Result<Option<Resolved>, ServiceError> {
+        match &request.source {
+            ImageSource::Known(key) => self.known(*key, request, Reach::Memory),
+            ImageSource::Bytes(bytes) if bytes.len() <= SUMMED_AT_ONCE_BYTES => {
+                let alias = keys::alias(bytes, request.frame);
+                self.seen(bytes, alias, request, Reach::Memory)
+            }
+            ImageSource::Bytes(_) | ImageSource::Inbox(_) => Ok(None),
+        }
+    }
+
     fn resolve_blocking(&self, request: &ImageRequest) -> Result<Resolved, ServiceError> {
         let era = self.store.era();
         let bytes = match &request.source {
-            ImageSource::Known(key) => return self.known(*key, request.frame, request.window),
+            ImageSource::Known(key) => {
+                let known = self.known(*key, request, Reach::Disk)?;
+                return known.ok_or(ServiceError::UnknownImage);
+            }
             ImageSource::Inbox(name) => Bytes::from(self.inbox.read(name)?),
             ImageSource::Bytes(bytes) => bytes.clone(),
         };
         let alias = keys::alias(&bytes, request.frame);
-        if let Some(record) = self.store.slice(alias) {
-            let (rendering, source) =
-                window::resolve(&record.info, request.window, request.image_type)
-                    .map_err(|error| ServiceError::Invalid(error.to_string()))?;
-            let key = keys::image(record.content, &record.info, &rendering);
-            if let Some(known) = self.store.image(key) {
-                let record = Arc::new(ImageRecord { window_source: source_of(source), ..known });
-                return Ok(Resolved {
-                    key,
-                    record,
-                    pixels: Pixels::Bytes(bytes, request.frame, rendering),
-                    era,
-                });
-            }
+        if let Some(seen) = self.seen(&bytes, alias, request, Reach::Disk)? {
+            return Ok(seen);
         }
         let slice = self.decode(&bytes, request.frame)?;
         self.decoded(era, &slice, alias, request)
+    }
+
+    /// Bytes that were decoded before.
+    fn seen(
+        &self,
+        bytes: &Bytes,
+        alias: AliasKey,
+        request: &ImageRequest,
+        reach: Reach,
+    ) -> Result<Option<Resolved>, ServiceError> {
+        let era = self.store.era();
+        let Some(SliceRecord { content, info }) = self.store.slice(alias, reach) else {
+            return Ok(None);
+        };
+        let (rendering, source) = window::resolve(&info, request.window, request.image_type)
+            .map_err(|error| ServiceError::Invalid(error.to_string()))?;
+        let key = keys::image(content, &info, &rendering);
+        Ok(self.store.image(key, reach).map(|known| Resolved {
+            key,
+            record: Arc::new(ImageRecord { window_source: source_of(source), ..known }),
+            pixels: Pixels::Bytes(bytes.clone(), request.frame, rendering),
+            era,
+        }))
     }
 
     /// A slice just decoded: rendered, described, remembered.
@@ -163,24 +198,24 @@ impl Inner {
     fn known(
         &self,
         key: ImageKey,
-        frame: Option<u32>,
-        window: Option<Window>,
-    ) -> Result<Resolved, ServiceError> {
+        request: &ImageRequest,
+        reach: Reach,
+    ) -> Result<Option<Resolved>, ServiceError> {
         let era = self.store.era();
-        let record = self.store.image(key).ok_or(ServiceError::UnknownImage)?;
-        if frame.is_some() {
+        let Some(record) = self.store.image(key, reach) else { return Ok(None) };
+        if request.frame.is_some() {
             let text = "frame: an image: reference names its frame already; leave frame out";
             return Err(ServiceError::Invalid(text.into()));
         }
         let differs = |asked: Window| {
             record.window.is_none_or(|own| own.center != asked.center || own.width != asked.width)
         };
-        if window.is_some_and(differs) {
+        if request.window.is_some_and(differs) {
             let text = "window: an image: reference names its window already; send the image once \
                         more to see it under another";
             return Err(ServiceError::Invalid(text.into()));
         }
-        Ok(Resolved { key, record: Arc::new(record), pixels: Pixels::Gone, era })
+        Ok(Some(Resolved { key, record: Arc::new(record), pixels: Pixels::Gone, era }))
     }
 
     /// Decodes in a child process; blocking.

@@ -50,7 +50,7 @@ use request::{
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use store::Store;
+use store::{Reach, Store, StoredAnswer};
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -180,8 +180,7 @@ impl Service {
     /// # Errors
     /// `UnknownMask` when there is none (any more).
     pub async fn mask(&self, key: AnswerKey) -> Result<Answer, ServiceError> {
-        let inner = Arc::clone(&self.0);
-        let stored = blocking(move || inner.store.answer(key)).await?;
+        let stored = self.0.stored(key).await?;
         stored.map(|stored| stored.answer.clone()).ok_or(ServiceError::UnknownMask)
     }
 
@@ -285,6 +284,18 @@ impl Inner {
         };
         let last = self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone();
         last.ok_or_else(|| ServiceError::EngineUnavailable { reason: reason.to_owned() })
+    }
+
+    /// An earlier answer: without a change of threads where it is in memory.
+    async fn stored(
+        self: &Arc<Self>,
+        key: AnswerKey,
+    ) -> Result<Option<Arc<StoredAnswer>>, ServiceError> {
+        if let Some(stored) = self.store.answer(key, Reach::Memory) {
+            return Ok(Some(stored));
+        }
+        let inner = Arc::clone(self);
+        blocking(move || inner.store.answer(key, Reach::Disk)).await
     }
 
     fn options(&self) -> Arc<Options> {

@@ -32,24 +32,25 @@ impl Inner {
         size: Size,
         side: usize,
     ) -> Result<MaskInput, ServiceError> {
-        let inner = Arc::clone(self);
-        blocking(move || match source {
+        let bytes = match source {
             MaskSource::Answer(key) => {
-                let stored = inner.store.answer(key).ok_or(ServiceError::UnknownMask)?;
+                let stored = self.stored(key).await?.ok_or(ServiceError::UnknownMask)?;
                 if stored.logits.len() != side * side {
                     return Err(ServiceError::UnknownMask);
                 }
-                Ok(Arc::clone(&stored.logits))
+                return Ok(Arc::clone(&stored.logits));
             }
-            MaskSource::Png(bytes) => {
-                let slice = inner.decode(&bytes, None).map_err(|error| match error {
-                    ServiceError::Unreadable(what) => {
-                        ServiceError::Invalid(format!("mask_input can't be read: {what}"))
-                    }
-                    other => other,
-                })?;
-                png_mask(&slice, size, side)
-            }
+            MaskSource::Png(bytes) => bytes,
+        };
+        let inner = Arc::clone(self);
+        blocking(move || {
+            let slice = inner.decode(&bytes, None).map_err(|error| match error {
+                ServiceError::Unreadable(what) => {
+                    ServiceError::Invalid(format!("mask_input can't be read: {what}"))
+                }
+                other => other,
+            })?;
+            png_mask(&slice, size, side)
         })
         .await?
     }
@@ -66,9 +67,7 @@ impl Inner {
         side: usize,
     ) -> Result<Vec<Click>, ServiceError> {
         let Some(key) = prompt_from else { return Ok(clicks) };
-        let inner = Arc::clone(self);
-        let stored = blocking(move || inner.store.answer(key)).await?;
-        let stored = stored.ok_or(ServiceError::UnknownMask)?;
+        let stored = self.stored(key).await?.ok_or(ServiceError::UnknownMask)?;
         let place =
             (stored.logits.len() == side * side).then(|| place(&stored.logits, side)).flatten();
         let Some((x, y)) = place else {

@@ -37,6 +37,15 @@ pub(super) struct StoredAnswer {
     pub(super) logits: MaskInput,
 }
 
+/// How far to look for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Into memory only: never blocks.
+    Memory,
+    /// To the disk: blocking.
+    Disk,
+}
+
 /// The time between two purges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Era(u64);
@@ -57,7 +66,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// `disk` is `None` where no folder can be written or the cache is switched off.
+    /// `disk` is `None` where there is none to use: it belongs to somebody else.
     pub(super) fn new(options: &Options, disk: Option<Cache>, lifetime: Duration) -> Self {
         let budget = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let own_clock = || GuardedClock::new(Clock::system());
@@ -92,13 +101,14 @@ impl Store {
         (*now == era.0).then_some(now)
     }
 
-    /// What parsing these bytes gave; blocking.
-    pub(super) fn slice(&self, key: AliasKey) -> Option<SliceRecord> {
+    /// What parsing these bytes gave.
+    pub(super) fn slice(&self, key: AliasKey, reach: Reach) -> Option<SliceRecord> {
         let era = self.era();
         if let Some(record) = self.kept(&self.slices, &key) {
+            self.used(Kind::Slice, &key.0);
             return Some(record);
         }
-        let entry = self.disk.as_ref()?.get(Kind::Slice, &key.0)?;
+        let entry = self.entry(Kind::Slice, &key.0, reach)?;
         let record = SliceRecord::from_bytes(&entry.metadata())?;
         let value = (record.clone(), entry.created_ms());
         self.keep(era, &self.slices, key, value, entry.metadata().len() + 256);
@@ -112,13 +122,14 @@ impl Store {
         self.write(era, Kind::Slice, key.0, &bytes, &[]);
     }
 
-    /// An image that a reference names; blocking.
-    pub(super) fn image(&self, key: ImageKey) -> Option<ImageRecord> {
+    /// An image that a reference names.
+    pub(super) fn image(&self, key: ImageKey, reach: Reach) -> Option<ImageRecord> {
         let era = self.era();
         if let Some(record) = self.kept(&self.images, &key) {
+            self.used(Kind::Slice, &key.0);
             return Some(record);
         }
-        let entry = self.disk.as_ref()?.get(Kind::Slice, &key.0)?;
+        let entry = self.entry(Kind::Slice, &key.0, reach)?;
         let record = ImageRecord::from_bytes(&entry.metadata())?;
         let value = (record.clone(), entry.created_ms());
         self.keep(era, &self.images, key, value, entry.metadata().len() + 256);
@@ -132,24 +143,35 @@ impl Store {
         self.write(era, Kind::Slice, key.0, &bytes, &[]);
     }
 
-    /// A finished answer; blocking.
-    pub(super) fn answer(&self, key: AnswerKey) -> Option<Arc<StoredAnswer>> {
-        let now = self.clock.now();
-        if let Some((stored, created_ms)) = lock(&self.answers).get(&key) {
-            if now.is_over(*created_ms, self.lifetime) {
-                return None;
-            }
-            let expires = now.expiry(*created_ms, self.lifetime);
-            let off = expires.duration_since(stored.answer.expires);
-            // Only a clock that was set makes a difference; then clients are told by the new one.
-            if off.unwrap_or_else(|error| error.duration()) < Duration::from_secs(1) {
-                return Some(Arc::clone(stored));
-            }
-            let answer = Answer { expires, ..stored.answer.clone() };
-            return Some(Arc::new(StoredAnswer { answer, ..StoredAnswer::clone(stored) }));
+    /// A finished answer.
+    pub(super) fn answer(&self, key: AnswerKey, reach: Reach) -> Option<Arc<StoredAnswer>> {
+        let era = self.era();
+        if let Some(stored) = self.recent_answer(key) {
+            self.used(Kind::Answer, &key.0);
+            return Some(stored);
         }
-        let entry = self.disk.as_ref()?.get(Kind::Answer, &key.0)?;
-        stored_answer(key, &entry).map(Arc::new)
+        let entry = self.entry(Kind::Answer, &key.0, reach)?;
+        let stored = Arc::new(stored_answer(key, &entry)?);
+        let value = (Arc::clone(&stored), entry.created_ms());
+        self.keep(era, &self.answers, key, value, entry.bytes() + stored.logits.len() * 4 + 256);
+        Some(stored)
+    }
+
+    fn recent_answer(&self, key: AnswerKey) -> Option<Arc<StoredAnswer>> {
+        let now = self.clock.now();
+        let mut answers = lock(&self.answers);
+        let (stored, created_ms) = answers.get(&key)?;
+        if now.is_over(*created_ms, self.lifetime) {
+            return None;
+        }
+        let expires = now.expiry(*created_ms, self.lifetime);
+        let off = expires.duration_since(stored.answer.expires);
+        // Only a clock that was set makes a difference; then clients are told by the new one.
+        if off.unwrap_or_else(|error| error.duration()) < Duration::from_secs(1) {
+            return Some(Arc::clone(stored));
+        }
+        let answer = Answer { expires, ..stored.answer.clone() };
+        Some(Arc::new(StoredAnswer { answer, ..StoredAnswer::clone(stored) }))
     }
 
     /// Keeps an answer in memory and, a little later, on disk.
@@ -179,7 +201,9 @@ impl Store {
 
     /// An embedding that is at hand.
     pub(super) fn embedding(&self, key: EmbeddingKey) -> Option<Embedding> {
-        self.kept(&self.embeddings, &key)
+        let embedding = self.kept(&self.embeddings, &key)?;
+        self.used(Kind::Embedding, &key.0);
+        Some(embedding)
     }
 
     /// An embedding on disk and when it was made; blocking.
@@ -258,6 +282,21 @@ impl Store {
     pub(super) fn finish(&self) {
         if let Some(disk) = &self.disk {
             disk.flush();
+        }
+    }
+
+    fn entry(&self, kind: Kind, key: &Sum, reach: Reach) -> Option<Entry> {
+        let disk = self.disk.as_ref()?;
+        match reach {
+            Reach::Memory => disk.peek(kind, key),
+            Reach::Disk => disk.get(kind, key),
+        }
+    }
+
+    /// What is served from memory all day is not what the disk should give up first.
+    fn used(&self, kind: Kind, key: &Sum) {
+        if let Some(disk) = &self.disk {
+            disk.touch(kind, key);
         }
     }
 

@@ -90,6 +90,10 @@ pub fn decode_in_place(buffer: &mut [u8], field: &str) -> Result<usize, Problem>
 
 /// Moves everything but ASCII white space to the front; returns how much that is.
 fn squeeze(buffer: &mut [u8]) -> usize {
+    // Most have none, and the least byte is found many bytes at a time.
+    if buffer.iter().fold(u8::MAX, |least, byte| least.min(*byte)) > b' ' {
+        return buffer.len();
+    }
     let Some(first) = buffer.iter().position(u8::is_ascii_whitespace) else {
         return buffer.len();
     };

@@ -101,10 +101,10 @@ impl Bench {
     fn there(&self) -> [bool; 4] {
         let store = &self.store;
         [
-            store.answer(AnswerKey(key())).is_some(),
+            store.answer(AnswerKey(key()), Reach::Disk).is_some(),
             store.embedding(EmbeddingKey(key())).is_some(),
-            store.image(ImageKey(Sum::of(b"image"))).is_some(),
-            store.slice(AliasKey(key())).is_some(),
+            store.image(ImageKey(Sum::of(b"image")), Reach::Disk).is_some(),
+            store.slice(AliasKey(key()), Reach::Disk).is_some(),
         ]
     }
 }
@@ -167,7 +167,7 @@ fn a_clock_that_jumps_ahead_and_is_put_right_ends_nothing() {
 fn the_expiry_that_is_told_follows_the_wall_clock() {
     let bench = Bench::new(None);
     bench.fill();
-    let told = || bench.store.answer(AnswerKey(key())).unwrap().answer.expires;
+    let told = || bench.store.answer(AnswerKey(key()), Reach::Disk).unwrap().answer.expires;
     let right = SystemTime::UNIX_EPOCH + START + DAY;
     assert_eq!(told(), right);
     bench.pass(HOUR);
