@@ -7,6 +7,8 @@
 //!    logged here, once, with its causes.
 //! 3. A panic is a 500, and the next request finds everything as it was.
 
+use super::course::{Course, Trace, work};
+use super::failure::{Failure, not_recorded, refused, told};
 use super::guard::{Caller, Connection, Guard};
 use super::head::Refusal;
 use super::intake::{Budget, Intake, Limits};
@@ -24,8 +26,6 @@ use super::wire::problem::{Code, Problem};
 use super::wire::reply::Reply;
 use super::wire::{answer, health, stored};
 use super::{cors, editor, openapi, request_id};
-use crate::access::Grant;
-use crate::audit::{Event, Kind};
 use crate::domain::key::{AnswerKey, Sum};
 use crate::service::Service;
 use crate::service::error::ServiceError;
@@ -36,7 +36,6 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::error::Error;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -44,8 +43,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Bodies above this are parsed on a thread of their own: below, handing them over costs more than
-/// the millisecond that it saves the others.
-const PARSE_ELSEWHERE_BYTES: usize = 256 << 10;
+/// the fraction of a millisecond that it saves the others.
+const PARSE_ELSEWHERE_BYTES: usize = 1 << 20;
 
 /// Answers requests. Cheap to clone.
 #[derive(Clone)]
@@ -58,106 +57,6 @@ struct Inner {
     budget: Budget,
     metrics: Metrics,
     security: Security,
-}
-
-/// Why a request has no answer.
-enum Failure {
-    /// The request's fault, or HTTP's own limits.
-    Problem(Problem),
-    /// The service's word.
-    Service(ServiceError),
-}
-
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-impl From<ServiceError> for Failure {
-    fn from(error: ServiceError) -> Self {
-        Self::Service(error)
-    }
-}
-
-/// What is found out about a request on the way, for its log line and its response's headers.
-struct Course {
-    id: String,
-    started: Instant,
-    route: Option<Route>,
-    origin: Option<HeaderValue>,
-    /// What the audit trail will say.
-    trace: Trace,
-    /// Is there still something of the request that nobody has read?
-    unread: bool,
-}
-
-/// What the audit trail will say of a request.
-#[derive(Default)]
-struct Trace {
-    /// Who; nothing where nobody got that far.
-    who: Option<String>,
-    client: Option<IpAddr>,
-    mistaken: bool,
-    /// The work that was let in.
-    work: Option<Kind>,
-    patient: Option<String>,
-    image: Option<String>,
-}
-
-impl Trace {
-    fn identified(&mut self, caller: &Caller, client: IpAddr, ends: &Connection) {
-        self.client = Some(client);
-        self.mistaken = matches!(caller, Caller::Mistaken | Caller::Throttled(_));
-        self.who = Some(match (caller, ends.certificate) {
-            (Caller::Holder(Grant { id, .. }), _) => format!("token:{id}"),
-            (Caller::Known, Some(sum)) => format!("certificate:{}", Sum(sum).to_hex()),
-            (Caller::Known, None) => "network".to_owned(),
-            _ => "stranger".to_owned(),
-        });
-    }
-
-    /// Work of any outcome, and whatever was refused to whom it is not for.
-    fn event(&mut self, code: Option<Code>, ends: &Connection, id: &str) -> Option<Event> {
-        let refused = matches!(
-            code,
-            Some(Code::Unauthorized | Code::Forbidden | Code::WrongHost | Code::RateLimited)
-        );
-        let kind = match (self.work, refused) {
-            (Some(kind), _) => kind,
-            (None, true) if self.mistaken => Kind::LoginFailure,
-            (None, true) => Kind::Refusal,
-            (None, false) => return None,
-        };
-        Some(Event {
-            kind,
-            who: self.who.clone().unwrap_or_else(|| "stranger".to_owned()),
-            from: Some(self.client.unwrap_or_else(|| ends.peer.ip().to_canonical()).to_string()),
-            patient: self.patient.take(),
-            image: self.image.take(),
-            outcome: code.map_or("ok", Code::as_str).to_owned(),
-            request_id: Some(id.to_owned()),
-            detail: None,
-        })
-    }
-}
-
-/// What of the routes is work on somebody's pictures.
-fn work(route: Route) -> Option<Kind> {
-    match route {
-        Route::Segment | Route::OldSegment => Some(Kind::Segment),
-        Route::Embed => Some(Kind::Embed),
-        Route::Preview => Some(Kind::Preview),
-        Route::Mask => Some(Kind::Mask),
-        _ => None,
-    }
-}
-
-fn not_recorded() -> Problem {
-    Problem::new(
-        Code::AuditUnavailable,
-        "who asks can't be recorded at the moment, and without that the box does not work; its operator was told",
-    )
 }
 
 impl Handler {
@@ -467,51 +366,6 @@ fn text(text: String, media_type: &'static str) -> Response<Reply> {
     response
 }
 
-/// What a client is told whose request could not be read.
-fn refused(refusal: Refusal) -> Problem {
-    match refusal {
-        Refusal::Malformed => Problem::invalid("the request is not valid HTTP/1.1"),
-        Refusal::Ambiguous => Problem::invalid(
-            "the request says twice how long its body is (Content-Length, Transfer-Encoding)",
-        ),
-        Refusal::TooSlow => {
-            Problem::new(Code::RequestTimeout, "the head of the request came too slowly")
-        }
-        Refusal::TooLarge => {
-            Problem::new(Code::HeadTooLarge, "the request has too many or too long headers")
-        }
-    }
-}
-
-/// The problem for the client; what only the operator may see goes to the log, once.
-fn told(failure: &Failure, request_id: &str) -> Problem {
-    let error = match failure {
-        Failure::Problem(problem) => return problem.clone(),
-        Failure::Service(error) => error,
-    };
-    match error {
-        ServiceError::Internal(_) | ServiceError::DecoderUnavailable(_) => {
-            tracing::error!(request_id, causes = causes(error), "{error}");
-        }
-        ServiceError::InferenceFailed(_) | ServiceError::Timeout => {
-            tracing::warn!(request_id, causes = causes(error), "{error}");
-        }
-        _ => {}
-    }
-    Problem::from(error)
-}
-
-/// What lies behind an error, outermost first.
-fn causes(error: &dyn Error) -> String {
-    let mut causes = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        causes.push(cause.to_string());
-        next = cause.source();
-    }
-    causes.join(": ")
-}
-
 /// Methods with a meaning; any other is a word of the client's and stays out of the log.
 fn known(method: &Method) -> &str {
     const KNOWN: [Method; 8] = [
@@ -553,13 +407,6 @@ mod tests {
             assert_eq!(1 + 1, 3, "a bug, for the test");
         };
         assert_eq!(caught(late).await, None);
-    }
-
-    #[test]
-    fn a_failure_of_ours_is_logged_with_all_its_causes() {
-        let engine = crate::engine::BackendError::DeviceLost("ECC".to_owned());
-        let error = ServiceError::InferenceFailed(Arc::new(engine));
-        assert_eq!(causes(&error), "the device is lost: ECC");
     }
 
     #[test]

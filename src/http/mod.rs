@@ -10,7 +10,9 @@
 //! time taken and *our* request id.
 
 pub mod cors;
+mod course;
 pub mod editor;
+mod failure;
 pub mod guard;
 pub mod handler;
 pub mod head;
