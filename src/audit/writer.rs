@@ -18,8 +18,8 @@ use tokio::sync::oneshot;
 
 /// Records that may wait for the disk; each has under 1 kB.
 const QUEUE: usize = 1024;
-/// Records written between two syncs.
-const BATCH: usize = 128;
+/// How long a record that nobody waits for lets others join it: a sync costs more than many records.
+const GATHER: Duration = Duration::from_millis(20);
 /// A disk that takes longer than this for one record is a disk that doesn't take it.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -204,11 +204,16 @@ impl Keeper {
             let mut batch: Vec<Waiting> = Vec::new();
             let mut stop = false;
             match jobs.recv_timeout(MINUTE) {
-                Ok(Job::Write(event, done)) => batch.push((event, done)),
+                Ok(Job::Write(event, done)) => {
+                    if done.is_none() {
+                        std::thread::sleep(GATHER);
+                    }
+                    batch.push((event, done));
+                }
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => stop = true,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            while !stop && batch.len() < BATCH {
+            while !stop && batch.len() < QUEUE {
                 match jobs.try_recv() {
                     Ok(Job::Write(event, done)) => batch.push((event, done)),
                     Ok(Job::Stop) => stop = true,
