@@ -242,11 +242,9 @@ fn start(
     })?)
 }
 
-/// The disk cache, or none and the reason in the log: never a reason not to serve.
+/// The disk cache, or none and the reason in the log: never a reason not to serve. One that is
+/// switched off is one that keeps nothing: there is nothing wrong with it.
 fn cache(config: &Config) -> Option<Cache> {
-    if !config.cache.enabled {
-        return None;
-    }
     match Cache::open(config.cache.clone(), Clock::system()) {
         Ok(cache) => Some(cache),
         Err(error) => {

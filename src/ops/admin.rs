@@ -43,12 +43,12 @@ pub fn answer(service: Service) -> Arc<Answer> {
 }
 
 fn disk(service: &Service) -> Result<&Cache, String> {
-    service.cache().ok_or_else(|| NO_DISK.to_owned())
+    service.cache().filter(|cache| cache.folder().is_some()).ok_or_else(|| NO_DISK.to_owned())
 }
 
 fn stat(service: &Service) -> CacheStat {
     CacheStat {
-        disk: service.cache().map(Cache::stats),
+        disk: disk(service).ok().map(Cache::stats),
         embeddings_bytes: service.embeddings_bytes() as u64,
         answers_bytes: service.answers_bytes() as u64,
     }

@@ -181,6 +181,9 @@ fn a_second_daemon_serves_without_the_folder_and_says_who_has_it() {
     assert_eq!(click(&second, CLICK)["cached"], false, "it has no part in the first one's cache");
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(said.contains(&format!("in use by process {}", first.pid())), "{said}");
+    let health = second.get("/api/segmentation/sam2/health").value();
+    assert_eq!(health["cache_stats"]["is_healthy"], false);
+    assert!(health["warnings"].to_string().contains("no disk cache"), "{health}");
     assert_eq!(files(home.path()).len(), 4);
     let mut ask = sam2d(home.path());
     ask.env("SAM2D_CONTROL__SOCKET", home.path().join("nobody"));
@@ -189,6 +192,23 @@ fn a_second_daemon_serves_without_the_folder_and_says_who_has_it() {
     let said = text(&locked.stderr);
     assert!(said.contains("in use by") && said.contains("control.socket"), "{said}");
     assert_eq!(files(home.path()).len(), 4, "nothing is taken from under a daemon");
+}
+
+#[test]
+fn a_cache_that_is_switched_off_is_not_ill() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = sam2d(home.path());
+    command.env("SAM2D_CACHE__ENABLED", "false");
+    let daemon = Daemon::start_logging(&mut command, &home.path().join("log"));
+    click(&daemon, CLICK);
+    assert_eq!(click(&daemon, CLICK)["cached"], true, "memory keeps it");
+    let health = daemon.get("/api/segmentation/sam2/health").value();
+    assert_eq!(health["cache_stats"]["is_healthy"], true);
+    assert_eq!(health["cache_stats"]["cache_size"], 0);
+    assert!(!health["warnings"].to_string().contains("cache"), "{health}");
+    let listed = done(home.path(), &["cache", "list"]);
+    assert!(text(&listed.stderr).contains("no cache in"), "{}", text(&listed.stderr));
+    assert!(!cache(home.path()).exists());
 }
 
 /// Even where the socket's mode would let them: the kernel says who asks.
