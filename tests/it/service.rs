@@ -42,6 +42,31 @@ async fn the_same_request_again_is_a_hit_and_leaves_the_engine_alone() {
     assert_eq!(again.answer.annotation, first.answer.annotation);
 }
 
+/// Nothing of a hit waits for the threads where images are decoded and disks are read.
+#[test]
+fn a_hit_from_memory_needs_no_other_thread() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.max_blocking_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let service = usual().await;
+        let png = disc_png(96, 80);
+        let first = service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || held.recv().is_err());
+        let mut known = one_click(&png, 48.0, 40.0);
+        known.image.source = ImageSource::Known(first.image.key);
+        let patience = Duration::from_secs(10);
+        for request in [one_click(&png, 48.0, 40.0), known] {
+            let hit = tokio::time::timeout(patience, service.segment(request)).await;
+            assert!(hit.expect("it must wait for nobody").unwrap().cached);
+        }
+        let mask = tokio::time::timeout(patience, service.mask(first.answer.key)).await;
+        assert_eq!(mask.expect("nor must this").unwrap().png, first.answer.png);
+        drop(release);
+        assert!(busy.await.unwrap());
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_click_uses_the_embedding_of_the_first() {
     let service = usual().await;

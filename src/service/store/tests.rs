@@ -134,8 +134,10 @@ fn what_came_from_disk_is_as_old_in_memory_as_there() {
     bench.pass(20 * HOUR);
     lock(&bench.store.slices).clear();
     lock(&bench.store.images).clear();
+    lock(&bench.store.answers).clear();
     assert_eq!(bench.there(), [true; 4]);
     assert_eq!((lock(&bench.store.slices).len(), lock(&bench.store.images).len()), (1, 1));
+    assert_eq!(lock(&bench.store.answers).len(), 1);
     bench.pass(4 * HOUR);
     assert_eq!(bench.there(), [false; 4]);
 }
@@ -230,4 +232,41 @@ fn embeddings_rest_in_half_precision_and_those_beyond_it_do_not() {
     let sections: [&[u8]; 3] = [&[0; 32], &[0; 16], &[0; 8]];
     disk.put(Kind::Embedding, &old.0, Content { metadata: b"", sections: &sections }).unwrap();
     assert!(bench.store.embedding_on_disk(old).is_none());
+}
+
+/// There is room for two of them on the disk, and for all of them in memory.
+#[test]
+fn what_memory_serves_is_not_what_the_disk_gives_up_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = Some(folder.path().to_owned());
+    let options = crate::cache::Options {
+        dir,
+        answers_bytes: 2 * 8192,
+        min_free_bytes: 0,
+        ..Default::default()
+    };
+    let disk = Cache::open(options, Clock::system()).unwrap();
+    let store = Store::new(&Options::default(), Some(disk.clone()), DAY);
+    let put = |n: u8| {
+        let answer = Answer {
+            key: AnswerKey(Sum([n; 32])),
+            png: b"png".as_slice().into(),
+            png_base64: b"cG5n".as_slice().into(),
+            confidence: 0.5,
+            bounding_box: None,
+            annotation: None,
+            warnings: vec![],
+            expires: store.expiry(),
+        };
+        let size = Size { width: 3, height: 2 };
+        let stored = StoredAnswer { size, logits: vec![0.5; 4].into(), answer };
+        store.put_answer(store.era(), &Arc::new(stored));
+        store.finish();
+    };
+    put(1);
+    put(2);
+    assert!(store.answer(AnswerKey(Sum([1; 32])), Reach::Memory).is_some());
+    put(3);
+    let there = [1, 2, 3].map(|n| disk.get(Kind::Answer, &Sum([n; 32])).is_some());
+    assert_eq!(there, [true, false, true]);
 }
