@@ -153,7 +153,7 @@ pub struct Timings {
     pub prompt: Option<Duration>,
     /// Upsample, clean, outline, PNG.
     pub render: Option<Duration>,
-    /// Prompts decoded, for one click.
+    /// Prompts decoded: one, or a grid where none was given.
     pub prompts: Option<usize>,
 }
 

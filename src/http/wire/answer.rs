@@ -306,6 +306,8 @@ struct WireTimings {
     encode: Option<f64>,
     prompt: Option<f64>,
     render: Option<f64>,
+    /// A count, no time: what `prompt` was spent on.
+    prompts: Option<usize>,
 }
 
 impl From<&Timings> for WireTimings {
@@ -316,6 +318,7 @@ impl From<&Timings> for WireTimings {
             encode: timings.encode.map(milliseconds),
             prompt: timings.prompt.map(milliseconds),
             render: timings.render.map(milliseconds),
+            prompts: timings.prompts,
         }
     }
 }
