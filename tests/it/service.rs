@@ -1,12 +1,12 @@
 //! The use cases on a real engine (the tiny seeded one), real decoder children and a real cache.
 
 use crate::support::dicom::Ct;
-use crate::support::engine::{Orders, load_obedient, load_seeded};
+use crate::support::engine::{Orders, load_embedded, load_obedient, load_seeded};
 use crate::support::{Setup, click, disc_png, image, one_click, service};
 use sam2d::domain::key::{AnswerKey, ImageKey, Sum};
 use sam2d::domain::mask::{ImageType, Target};
 use sam2d::domain::prompt::{ClickLabel, PromptBox};
-use sam2d::domain::slice::{Window, WindowFunction};
+use sam2d::domain::slice::{Size, Window, WindowFunction};
 use sam2d::engine::package::Package;
 use sam2d::engine::worker::State;
 use sam2d::service::Service;
@@ -252,6 +252,7 @@ async fn a_mask_is_refined_by_its_id_or_as_a_png() {
     let without = service.segment(one_click(&png, 30.0, 30.0)).await.unwrap();
     assert!(!by_id.cached && !by_png.cached && !without.cached);
     assert_ne!(by_id.answer.png, without.answer.png, "the mask that was refined must matter");
+    assert_ne!(by_png.answer.png, without.answer.png, "as a PNG too");
     let unknown = AnswerKey(Sum::of(b"nothing"));
     let answer = service.segment(refine(MaskSource::Answer(unknown))).await;
     assert!(matches!(answer, Err(ServiceError::UnknownMask)));
@@ -301,6 +302,110 @@ async fn without_a_prompt_a_grid_is_asked_or_an_honest_nothing_is_said() {
     assert_eq!(segmented.answer.confidence, 0.0);
     assert_eq!((segmented.answer.bounding_box, &segmented.answer.annotation), (None, &None));
     assert!(segmented.answer.warnings[0].contains("click"), "{:?}", segmented.answer.warnings);
+}
+
+/// Three bright ovals in a grey body, drawn: there is something to find.
+fn drawn_png(side: u32) -> Vec<u8> {
+    let within = |x: u32, y: u32, (cx, cy): (f64, f64), (rx, ry): (f64, f64)| {
+        let share = |v: u32| (f64::from(v) + 0.5) / f64::from(side);
+        ((share(x) - cx) / rx).hypot((share(y) - cy) / ry) < 1.0
+    };
+    let level = |x: u32, y: u32| -> u8 {
+        let organ = [(0.33, 0.45), (0.67, 0.45), (0.5, 0.72)]
+            .into_iter()
+            .any(|place| within(x, y, place, (0.11, 0.09)));
+        let noise = u8::try_from((x * 7 + y * 13) % 11).unwrap();
+        match (organ, within(x, y, (0.5, 0.52), (0.42, 0.36))) {
+            (true, _) => 190 + noise,
+            (false, true) => 95 + noise,
+            _ => noise,
+        }
+    };
+    let levels: Vec<u8> = (0..side).flat_map(|y| (0..side).map(move |x| level(x, y))).collect();
+    sam2d::imaging::png::encode_grey(&levels, Size { width: side, height: side })
+}
+
+fn unprompted(png: &[u8], image_type: ImageType, target: Target) -> SegmentRequest {
+    let mut request = one_click(png, 0.0, 0.0);
+    request.clicks.clear();
+    request.image.image_type = image_type;
+    SegmentRequest { target, ..request }
+}
+
+/// Fresh services without a disk, so that nothing is remembered.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_without_a_prompt_is_the_same_to_the_byte_again_and_on_more_threads() {
+    let png = drawn_png(200);
+    let mut found = 0;
+    for (image_type, target) in [
+        (ImageType::Auto, Target::Muscle),
+        (ImageType::L3, Target::Muscle),
+        (ImageType::Middle, Target::Psoas),
+        (ImageType::Middle, Target::Muscle),
+    ] {
+        let mut answers = Vec::new();
+        for threads in [1, 1, 2] {
+            let service = service(Setup::default(), move || load_embedded(threads)).await;
+            let request = unprompted(&png, image_type, target);
+            let segmented = service.segment(request).await.unwrap();
+            assert!(!segmented.cached && segmented.timings.prompts.is_some_and(|n| n <= 64));
+            let answer = segmented.answer;
+            let sure = answer.confidence.to_bits();
+            answers.push((answer.png, sure, answer.bounding_box, answer.annotation));
+        }
+        assert!(answers.iter().all(|answer| answer == &answers[0]), "{image_type:?} {target:?}");
+        found += usize::from(answers[0].2.is_some());
+    }
+    assert!(found > 0, "a test of nothing but empty masks");
+}
+
+/// Each context and target looks with a profile of its own: told apart by how often it may ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_context_and_target_looks_by_its_own_profile() {
+    let mut options = Options::default();
+    let profiles = &mut options.profiles;
+    for (profile, prompts) in [
+        (&mut profiles.auto, 1),
+        (&mut profiles.l3, 4),
+        (&mut profiles.psoas, 9),
+        (&mut profiles.muscle, 16),
+    ] {
+        (profile.prompts, profile.region) = (prompts, [0.0, 0.0, 1.0, 1.0]);
+    }
+    let service = service(Setup { options, ..Setup::default() }, load_seeded).await;
+    // All of it is body, so that every prompt of the grid lies in it.
+    let side = 64_u32;
+    let inside = |i: u32| (4..60).contains(&(i % side)) && (4..60).contains(&(i / side));
+    let levels: Vec<u8> = (0..side * side).map(|i| if inside(i) { 180 } else { 0 }).collect();
+    let png = sam2d::imaging::png::encode_grey(&levels, Size { width: side, height: side });
+    for (image_type, target, prompts) in [
+        (ImageType::Auto, Target::Psoas, 1),
+        (ImageType::Auto, Target::Muscle, 1),
+        (ImageType::L3, Target::Psoas, 4),
+        (ImageType::L3, Target::Muscle, 4),
+        (ImageType::Middle, Target::Psoas, 9),
+        (ImageType::Middle, Target::Muscle, 16),
+    ] {
+        let segmented = service.segment(unprompted(&png, image_type, target)).await.unwrap();
+        assert_eq!(segmented.timings.prompts, Some(prompts), "{image_type:?} {target:?}");
+    }
+}
+
+/// Air is white on pictures of existing L3 editors; a picture of one level has no body to look in.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_there_is_no_body_nothing_is_asked_and_a_click_is_asked_for() {
+    let service = usual().await;
+    let size = Size { width: 64, height: 64 };
+    for level in [0, 255] {
+        let png = sam2d::imaging::png::encode_grey(&vec![level; size.pixels()], size);
+        let request = unprompted(&png, ImageType::L3, Target::Muscle);
+        let segmented = service.segment(request).await.unwrap();
+        assert_eq!(segmented.timings.prompts, Some(0), "level {level}");
+        assert_eq!((segmented.answer.confidence, segmented.answer.bounding_box), (0.0, None));
+        assert!(segmented.answer.warnings[0].contains("click"));
+        let mask = sam2d::imaging::png::decode_mask(&segmented.answer.png, size).unwrap();
+        assert_eq!(mask.area(), 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,8 +13,17 @@ use std::time::Duration;
 
 /// The seeded package with its golden self-test, as the daemon loads one.
 pub(crate) fn load_seeded() -> Result<Loaded, LoadError> {
-    let package = Arc::new(Package::load(&seeded())?);
-    let backend = Box::new(CpuBackend::load(&package, 1)?);
+    load(Package::load(&seeded())?, 1)
+}
+
+/// The embedded package, on so many threads.
+pub(crate) fn load_embedded(threads: usize) -> Result<Loaded, LoadError> {
+    load(Package::embedded()?, threads)
+}
+
+fn load(package: Package, threads: usize) -> Result<Loaded, LoadError> {
+    let package = Arc::new(package);
+    let backend = Box::new(CpuBackend::load(&package, threads)?);
     Ok(loaded(package, backend))
 }
 
