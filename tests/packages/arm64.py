@@ -31,6 +31,7 @@ STEPS = {
     "segment": f"sam2d segment /{SAMPLE} {' '.join(CLICK)} --out /tmp/mask.png && base64 /tmp/mask.png",
     "doctor": "sam2d doctor",
     "daemon": "sam2d serve >/tmp/log 2>&1 & for i in $(seq 300); do sam2d health && break; sleep 1; done; cat /tmp/log",
+    "children": "for f in $(grep -l decode-chil[d] /proc/[0-9]*/cmdline); do grep Seccomp: ${f%cmdline}status; done",
     "request": f"wget -q -O - --header Content-Type:application/json --post-file /request.json {URL} && echo",
 }
 # An emulated processor takes a minute for what a real one does in 30 ms.
@@ -164,7 +165,10 @@ def main():
         def the_decoder_child_is_locked_in():
             text, _ = seen["doctor"]
             expect("a child in its sandbox decoded a picture" in text, text)
-            return next(line.strip() for line in text.splitlines() if "a child in its sandbox" in line)
+            modes = re.findall(r"^Seccomp:\s*(\d)$", seen["children"][0], re.M)
+            expect(modes and set(modes) == {"2"}, f"the daemon's children are not filtered: {seen['children']}")
+            said = next(line.strip() for line in text.splitlines() if "a child in its sandbox" in line)
+            return f"{said}\nthe daemon's children: Seccomp: {', '.join(modes)}"
 
         def the_daemon_answers():
             text, _ = seen["daemon"]
