@@ -183,15 +183,21 @@ impl Shared {
             }
             return None;
         };
-        {
-            let mut index = self.index(kind);
-            if !index.touch(key) {
-                index.insert(known(key, &checked));
-            }
+        if !self.index(kind).touch(key) {
+            self.learn(kind, key, &checked);
         }
         self.note_use(kind, key, now);
         self.remember(kind, key, &checked, generation);
         Some(entry)
+    }
+
+    /// The scan has not come to this entry yet; or it was removed while we read it, and then it must
+    /// not be counted.
+    fn learn(&self, kind: Kind, key: &Sum, checked: &Checked) {
+        let _one_at_a_time = self.stripe(key);
+        if self.store().is_some_and(|store| store.exists(kind, key)) {
+            self.index(kind).insert(known(key, checked));
+        }
     }
 
     /// From memory alone.

@@ -126,3 +126,52 @@ fn budgets_count_what_the_disk_spends() {
     assert_eq!(answers_on_disk(&bench, 0..2), [1]);
     assert_eq!(cache.stats().kinds[0].bytes, bench.disk_bytes(Kind::Answer));
 }
+
+#[test]
+fn what_vanished_from_the_disk_is_not_counted_any_more() {
+    let bench = Bench::on_disk_only();
+    let cache = bench.open();
+    put(&cache, Kind::Answer, 1, 10);
+    fs::remove_file(bench.file(Kind::Answer, &key(1))).unwrap();
+    assert!(!holds(&cache, Kind::Answer, 1));
+    let answers = &cache.stats().kinds[0];
+    assert_eq!((answers.entries, answers.bytes), (0, 0));
+}
+
+/// The second reading of the clock in a lookup comes between the file and the index.
+#[test]
+fn what_is_evicted_while_it_is_read_is_not_counted_afterwards() {
+    let bench = Bench::on_disk_only();
+    let evicting: Arc<Mutex<Option<Cache>>> = Arc::default();
+    let readings = Arc::new(Millis::new(u64::MAX));
+    let (armed, left) = (Arc::clone(&evicting), Arc::clone(&readings));
+    let clock = Clock::new(move || {
+        if left.fetch_sub(1, Ordering::Relaxed) == 1
+            && let Some(cache) = locked(&armed).take()
+        {
+            let cause = stats::Cause::Evicted;
+            assert!(cache.shared.discard(Kind::Answer, &key(1), None, cause));
+        }
+        let now = Duration::from_millis(NOW_MS);
+        Reading { wall: SystemTime::UNIX_EPOCH + now, uptime: now }
+    });
+    let cache = Cache::open(bench.options.clone(), clock).unwrap();
+    wait_for_scan(&cache);
+    put(&cache, Kind::Answer, 1, 10);
+    locked(&evicting).replace(cache.clone());
+    readings.store(2, Ordering::Relaxed);
+    assert!(holds(&cache, Kind::Answer, 1), "it had been read");
+    assert!(locked(&evicting).is_none() && !bench.file(Kind::Answer, &key(1)).exists());
+    assert_eq!(cache.stats().kinds[0].entries, 0);
+}
+
+#[test]
+fn what_is_mapped_is_not_held_in_memory_as_well() {
+    let bench = Bench::new();
+    let cache = bench.open();
+    put(&cache, Kind::Embedding, 1, 10);
+    assert!(holds(&cache, Kind::Embedding, 1));
+    assert_eq!(cache.stats().open_bytes, 0);
+    put(&cache, Kind::Answer, 1, 10);
+    assert_eq!(cache.stats().open_bytes, 4160);
+}

@@ -63,6 +63,18 @@ fn a_sweep_gives_the_space_of_old_entries_back_unasked() {
     assert_eq!((stats.entries, stats.expired), (1, 1));
 }
 
+/// The index knows seconds only.
+#[test]
+fn a_sweep_leaves_an_entry_the_last_second_of_its_life() {
+    let bench = Bench::on_disk_only();
+    let cache = bench.open();
+    bench.later(999);
+    put(&cache, Kind::Answer, 1, 10);
+    bench.later(24 * HOUR_MS - 999);
+    keeper::sweep(&cache.shared);
+    assert!(holds(&cache, Kind::Answer, 1));
+}
+
 #[test]
 fn a_boot_with_the_clock_of_1970_keeps_the_cache_and_its_ages() {
     let bench = Bench::on_disk_only();
