@@ -81,6 +81,18 @@ fn a_child_gives_the_same_slice_as_decoding_here() {
 }
 
 #[test]
+fn a_child_that_waits_is_locked_in_already() {
+    let _decoder = decoder();
+    let own = std::process::id().to_string();
+    let locked = std::fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let status = std::fs::read_to_string(process.path().join("status")).unwrap_or_default();
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        field("PPid:") == Some(&own) && field("Seccomp:") == Some("2")
+    });
+    assert!(locked, "a child under a seccomp filter");
+}
+
+#[test]
 fn errors_of_a_child_arrive_whole() {
     let decoder = decoder();
     assert!(matches!(decoder.decode(b"GIF89a", None), Err(DecodeError::UnsupportedFormat)));

@@ -208,6 +208,17 @@ stand_ins! {
     ends_without_a_word => |_, _| {};
     aborts => |_, _| std::process::abort();
     is_locked_in => |socket, _| locked_in(socket, || {});
+    knows_its_limits => |socket, _| {
+        use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
+        let bounds = Options::default().setup().bounds;
+        sandbox::limit(bounds).unwrap();
+        let limits = [Resource::Core, Resource::Nofile, Resource::Fsize, Resource::Cpu, Resource::As];
+        let (size, time, memory) = (bounds.answer_bytes, bounds.cpu_s, bounds.memory_bytes);
+        let expected = [0, 16, size, time, memory].map(Some);
+        assert_eq!(limits.map(|limit| getrlimit(limit).maximum), expected);
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        answer(socket, &info(SIZE), &[1, 2, 3, 4], SEALS);
+    };
     opens_a_file => |socket, _| locked_in(socket, || drop(File::open("/etc/hostname")));
     lists_a_folder => |socket, _| locked_in(socket, || drop(std::fs::read_dir("/")));
     opens_a_socket => |socket, _| {
@@ -373,8 +384,10 @@ fn every_death_of_a_child_is_the_images_fault_and_harms_no_other() {
 
 #[test]
 fn a_child_that_is_locked_in_can_answer_and_nothing_else() {
-    let decoder = Decoder::start(options("is_locked_in")).unwrap();
-    assert!(decoder.decode(IMAGE, None).is_ok());
+    for honest in ["is_locked_in", "knows_its_limits"] {
+        let decoder = Decoder::start(options(honest)).unwrap();
+        assert!(decoder.decode(IMAGE, None).is_ok(), "{honest}");
+    }
     let forbidden = [
         "opens_a_file",
         "lists_a_folder",
@@ -388,7 +401,8 @@ fn a_child_that_is_locked_in_can_answer_and_nothing_else() {
         "answers_without_end",
     ];
     for act in forbidden {
-        let decoder = Decoder::start(Options { deadline_ms: 20_000, ..options(act) }).unwrap();
+        // A second of processor time is many seconds of a machine that is busy otherwise.
+        let decoder = Decoder::start(Options { deadline_ms: 120_000, ..options(act) }).unwrap();
         match decoder.decode(IMAGE, None) {
             Err(DecodeError::Unreadable(reason)) => {
                 assert_eq!(reason, "decoding it broke a limit, or the decoder", "{act}");
@@ -423,6 +437,18 @@ fn a_size_past_the_limits_is_a_lie_however_well_it_is_filled() {
     let decoder = Decoder::start(limited).unwrap();
     assert!(matches!(decoder.decode(IMAGE, None), Err(DecodeError::Unreadable(_))));
     assert_eq!(decoder.vitals().killed, 1);
+}
+
+#[test]
+fn where_no_child_comes_free_in_time_it_is_our_fault() {
+    let decoder = Decoder::start(options("is_honest")).unwrap();
+    let _busy = decoder.pool.take(Instant::now() + Duration::from_secs(60)).unwrap();
+    let start = Instant::now();
+    match decoder.pool.take(start + Duration::from_millis(100)) {
+        Err(DecodeError::Unavailable(reason)) => assert!(reason.contains("in time"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(start.elapsed() >= Duration::from_millis(100));
 }
 
 #[test]

@@ -282,6 +282,22 @@ fn what_can_not_be_shown_rightly_is_refused_by_name() {
 }
 
 #[test]
+fn every_frame_has_its_own_pixels() {
+    let elements = with(
+        grey(&[0; 2]),
+        vec![(0x0028, 0x0008, "IS", text("3")), (0x7FE0, 0x0010, "OW", words(&[1, 2, 3, 4, 5, 6]))],
+    );
+    for (frame, expected) in [(0, [1., 2.]), (1, [3., 4.]), (2, [5., 6.])] {
+        let slice = decode(&file(&elements), Some(frame), &Limits::default()).unwrap();
+        assert_eq!(slice.samples().modality().unwrap(), expected);
+        assert_eq!((slice.info().frame, slice.info().frames), (frame, 3));
+    }
+    let cut = encapsulated(ENCAPSULATED, &[], &[&[1, 0]], "1");
+    let error = decode(&cut, None, &Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("cut off"), "{error}");
+}
+
+#[test]
 fn no_frames_are_one_frame() {
     // Seen in the wild.
     let elements = with(grey(&[1, 2]), vec![(0x0028, 0x0008, "IS", text("0"))]);

@@ -55,6 +55,13 @@ fn one_pixel_is_a_square_on_the_grid() {
 }
 
 #[test]
+fn a_pixel_is_inside_where_its_centre_is() {
+    let triangle = corners(&[(0, 0), (8, 4), (0, 4)]);
+    let expected = picture("#....... ###..... #####... #######.");
+    assert_eq!(rasterise(&[triangle], Size { width: 8, height: 4 }), expected);
+}
+
+#[test]
 fn a_whole_image_is_its_four_corners() {
     assert_eq!(polygons(&picture("## ## ##")), [corners(&[(0, 0), (2, 0), (2, 3), (0, 3)])]);
 }

@@ -83,6 +83,8 @@ fn an_l3_keeps_the_component_under_the_click() {
     assert_eq!(click(Some((1.9, 0.2))), picture("##... ##... ....."));
     assert_eq!(click(Some((2.0, 2.0))), picture("##... ##... ....."), "click beside: the largest");
     assert_eq!(click(None), picture("##... ##... ....."));
+    let later = clean(picture("#..## ...## ....."), &Clean::OneComponent { click: None });
+    assert_eq!(later, picture("...## ...## ....."), "the largest, not the first");
 }
 
 #[test]

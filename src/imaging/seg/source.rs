@@ -246,6 +246,8 @@ mod tests {
             (PIXEL_SPACING, b"0.7", None),
             (PIXEL_SPACING, b"0\\0.7", None),
             (POSITION, b"-1e3\\2\\NaN", None),
+            (POSITION, b"1\\2", None),
+            (ORIENTATION, b"1\\0\\0", None),
             (POSITION, b"1\\2\\-3.00000000000000001", Some("1\\2\\-3.0000000000000")),
             (
                 ORIENTATION,

@@ -142,6 +142,18 @@ fn names_keep_the_bytes_they_came_with() {
 }
 
 #[test]
+fn a_character_set_is_named_only_where_it_changes_no_name() {
+    let named = |name: &[u8]| {
+        let changes: [(AttributeTag, &[u8]); 2] = [(CHARACTER_SET, b""), ((0x0010, 0x0010), name)];
+        let file = written(&source_with(&changes, 0, 1), &mask(&[]));
+        let set = file.element(tags::SPECIFIC_CHARACTER_SET).ok();
+        set.map(|set| set.to_str().unwrap().trim().to_owned())
+    };
+    assert_eq!(named(b"Phantom^One").as_deref(), Some("ISO_IR 100"));
+    assert_eq!(named(b"Fant\xf4me^Un"), None, "nobody knows what the file's bytes mean");
+}
+
+#[test]
 fn odd_text_is_padded_with_a_space_and_an_odd_uid_with_a_zero() {
     let source = source_with(&[((0x0010, 0x0010), b"ODD^X"), (INSTANCE_UID, b"1.2.345")], 0, 1);
     let algorithm = algorithm();

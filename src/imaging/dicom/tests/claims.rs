@@ -73,6 +73,14 @@ fn a_codestream_that_breaks_off_is_refused_not_shown_blurred() {
             assert!(decoded(&around(uid, part, vec![])).is_err(), "{name}, {share} eighths");
         }
     }
+    // A tile that ends early in a codestream that does not.
+    let mut data = coded("j2k-lossless-grey8.dcm");
+    let end = data.windows(2).rposition(|pair| pair == [0xFF, 0xD9]).unwrap();
+    data.drain(end - 40..end);
+    let tile = marker(&data, 0x90) + 6;
+    let length = u32::from_be_bytes(data[tile..tile + 4].try_into().unwrap()) - 40;
+    data[tile..tile + 4].copy_from_slice(&length.to_be_bytes());
+    assert!(decoded(&around(JPEG_2000, data, vec![])).is_err());
 }
 
 #[test]
@@ -210,6 +218,14 @@ fn what_a_jpeg_says_of_its_colour_counts_before_the_data_set() {
     let mut jfif = plain.clone();
     jfif.splice(2..2, *b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0");
     assert_eq!(colour(jfif, "RGB"), ybr, "JFIF is always YCbCr");
+    for (transform, expected) in [(0, &rgb), (1, &ybr)] {
+        let mut adobe = plain.clone();
+        adobe.splice(2..2, *b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0");
+        adobe.insert(17, transform);
+        for photometric in ["RGB", "YBR_FULL"] {
+            assert_eq!(colour(adobe.clone(), photometric), *expected, "{transform} {photometric}");
+        }
+    }
     let mut ids = plain;
     let at = |marker: u8, ids: &[u8]| ids.windows(2).position(|pair| pair == [0xFF, marker]);
     let (frame, scan) = (at(0xC0, &ids).unwrap(), at(0xDA, &ids).unwrap());

@@ -1,7 +1,7 @@
 //! From stored to modality values and on to levels: rescale, tables, windows, padding, spacing.
 
 use super::*;
-use crate::domain::slice::{Voi, WindowFunction};
+use crate::domain::slice::{Voi, Window, WindowFunction};
 
 #[test]
 fn a_modality_lut_maps_stored_values_and_clamps_at_its_ends() {
@@ -74,6 +74,9 @@ fn a_window_of_width_1_is_a_step_and_one_of_0_is_none() {
     assert_eq!(levels(&window("1")), [0, 255, 255]);
     assert_eq!(window("0").info().voi, Voi::None);
     assert_eq!(window("-5").info().voi, Voi::None);
+    let asked = Window { center: 10.0, width: 0.5, function: WindowFunction::Linear };
+    let refused = window::resolve(window("1").info(), Some(asked), ImageType::Auto);
+    assert_eq!(refused, Err(window::WindowError::Invalid));
 }
 
 #[test]
@@ -249,6 +252,15 @@ fn a_tables_first_value_has_the_sign_of_its_own_vr() {
     };
     assert_eq!(of("SS", 0xFFFF, &[0, 1], 0), [20., 20.], "−1, in a file of unsigned values");
     assert_eq!(of("US", 0xFFFE, &[0, 0x7FFF], 1), [10., 10.], "65,534, in one of signed values");
+    // Without a VR the stored values' own sign says it.
+    let lut: Elements = vec![
+        (0x0028, 0x3002, "US", words(&[2, 0xFFFF, 16])),
+        (0x0028, 0x3006, "OW", words(&[10, 20])),
+    ];
+    let base = bits(grey(&[0xFFFF, 0]), 16, 16, 1);
+    let implicit = with(base, vec![(0x0028, 0x3000, "SQ", Value::Items(vec![lut]))]);
+    let slice = slice_of(&wrapped("1.2.840.10008.1.2", &written(&implicit, true, false)));
+    assert_eq!(slice.samples().modality().unwrap(), [10., 20.]);
 }
 
 #[test]
