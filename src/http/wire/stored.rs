@@ -163,6 +163,19 @@ mod tests {
         assert_eq!(fetch(&[(IF_NONE_MATCH, "\"x\"")]).unwrap().status(), 200);
     }
 
+    /// A strong ETag names the bytes: equal ones under another id share it, others never do.
+    #[test]
+    fn an_etag_follows_the_bytes() {
+        let etag = |answer: &Answer| {
+            let response = mask(answer, &HeaderMap::new(), SystemTime::UNIX_EPOCH).unwrap();
+            response.headers()["etag"].clone()
+        };
+        let other = Answer { png: Bytes::from_static(b"0123456780"), ..answer() };
+        assert_ne!(etag(&other), etag(&answer()));
+        let renamed = Answer { key: AnswerKey(Sum([2; 32])), ..answer() };
+        assert_eq!(etag(&renamed), etag(&answer()));
+    }
+
     #[test]
     fn one_range_is_cut_out_and_odd_ones_are_ignored() {
         for (wanted, content_range, bytes) in [
