@@ -12,6 +12,9 @@ use crate::domain::tensor::MaskInput;
 use crate::imaging::preprocess;
 use std::sync::Arc;
 
+/// Said of a mask given back that is something else.
+const NO_MASK: &str = "mask_input must be an 8-bit grey PNG";
+
 /// A plan takes as many points as it was built for; that is the package's limit, not the user's
 /// fault, so the number is named.
 pub(super) fn fits(prompt: &Prompt, max_points: usize) -> Result<(), ServiceError> {
@@ -45,6 +48,7 @@ impl Inner {
         let inner = Arc::clone(self);
         blocking(move || {
             let slice = inner.decode(&bytes, None).map_err(|error| match error {
+                ServiceError::UnsupportedFormat => ServiceError::Invalid(NO_MASK.to_owned()),
                 ServiceError::Unreadable(what) => {
                     ServiceError::Invalid(format!("mask_input can't be read: {what}"))
                 }
@@ -90,7 +94,7 @@ impl Inner {
 fn png_mask(slice: &Slice, size: Size, side: usize) -> Result<MaskInput, ServiceError> {
     let invalid = |text: String| Err(ServiceError::Invalid(text));
     let Samples::Grey8(levels) = slice.samples() else {
-        return invalid("mask_input must be an 8-bit grey PNG".to_owned());
+        return invalid(NO_MASK.to_owned());
     };
     if slice.size() != size {
         let own = slice.size();
@@ -189,6 +193,40 @@ mod tests {
         let tailed = marked(32, |x, y| (x < 8 && y < 8) || (x < 32 && y == 8));
         let (x, y) = place(&tailed, 32).unwrap();
         assert!(x * 32.0 < 6.0 && y * 32.0 < 7.0, "{x} {y}");
+    }
+
+    #[test]
+    fn the_place_of_a_mask_is_not_drawn_to_where_it_is_a_little_thicker() {
+        let bar = |x: usize, y: usize| (2..30).contains(&x) && (10..17).contains(&y);
+        let thicker = |x: usize, y: usize| (22..30).contains(&x) && (9..18).contains(&y);
+        let (x, y) = place(&marked(32, |x, y| bar(x, y) || thicker(x, y)), 32).unwrap();
+        assert!((12.0..20.0).contains(&(x * 32.0)), "{}", x * 32.0);
+        assert!((y * 32.0 - 13.5).abs() < 1.0, "{}", y * 32.0);
+    }
+
+    #[test]
+    fn depth_does_not_depend_on_which_way_round_a_mask_lies() {
+        let corner = |x: usize, y: usize| !(x > 8 && y < 7) && x > 1 && y > 1 && x < 15 && y < 14;
+        let upright = depths(&marked(16, corner), 16);
+        let mirrored = depths(&marked(16, |x, y| corner(15 - x, y)), 16);
+        let turned = depths(&marked(16, |x, y| corner(15 - x, 15 - y)), 16);
+        for (i, depth) in upright.iter().enumerate() {
+            let (x, y) = (i % 16, i / 16);
+            assert_eq!(mirrored[y * 16 + 15 - x], *depth, "mirrored {x} {y}");
+            assert_eq!(turned[(15 - y) * 16 + 15 - x], *depth, "turned {x} {y}");
+        }
+    }
+
+    #[test]
+    fn more_points_than_the_engine_was_built_for_are_refused_with_its_number() {
+        let size = Size { width: 9, height: 9 };
+        let click = |x| Click { x, y: 1.0, label: ClickLabel::Inside };
+        let bounds = PromptBox { x: 1.0, y: 1.0, width: 5.0, height: 5.0 };
+        let prompt =
+            Prompt::new(size, vec![click(1.0), click(2.0)], Some(bounds), None, 64).unwrap();
+        assert!(fits(&prompt, 4).is_ok());
+        let said = fits(&prompt, 3).unwrap_err().to_string();
+        assert!(said.contains("at most 3 points") && said.ends_with("4 were sent"), "{said}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the box answers when something is wrong, each with its code.
 
-use super::{SEGMENT, body, one_click, served};
+use super::{SEGMENT, base64, body, one_click, served};
 use crate::support::dicom::Ct;
 use crate::support::wire::{FORM, Served, request};
 use crate::support::{Setup, disc_png, obedient, service};
@@ -56,6 +56,60 @@ async fn what_is_wrong_with_a_request_is_said_by_code_and_in_words() {
         said.push(json!({ "case": name, "problem": answer.value() }));
     }
     assert_json_snapshot!(said, { "[].problem.request_id" => "[id]" });
+}
+
+/// Over the wire, on an image of 64×48: each is refused before the engine is asked, by a text that
+/// names what is wrong.
+#[tokio::test]
+async fn every_impossible_prompt_is_a_400_that_names_it() {
+    let served = served().await;
+    let png = disc_png(64, 48);
+    let click = |x: &str, y: &str, label: u8| format!(r#"{{"x":{x},"y":{y},"label":{label}}}"#);
+    let clicks = |clicks: &[String]| format!(r#""click_points":[{}]"#, clicks.join(","));
+    let one = |x, y| clicks(&[click(x, y, 1)]);
+    let bounds = |x: &str, y: &str, width: &str, height: &str| {
+        format!(r#""box":{{"x":{x},"y":{y},"width":{width},"height":{height}}}"#)
+    };
+    let mask = |bytes: &[u8]| format!(r#""mask_input":"{}""#, base64(bytes));
+    let colour = {
+        let size = sam2d::domain::slice::Size { width: 64, height: 48 };
+        sam2d::imaging::png::encode_rgb(&[200; 3 * 64 * 48], size)
+    };
+    let cases = [
+        (one("-1", "5"), "click_points[0].x = -1 lies outside the image (0 to 64)"),
+        (one("5", "48.5"), "click_points[0].y = 48.5 lies outside the image (0 to 48)"),
+        (one("1e999", "5"), "click_points[0].x must be a number"),
+        (one("NaN", "5"), "not valid JSON"),
+        (one("null", "5"), "click_points[0].x is missing"),
+        (clicks(&[click("5", "5", 0)]), "no click with label 1"),
+        (
+            clicks(&[click("5", "5", 1), click("9", "9", 1), click("5", "5", 0)]),
+            "click_points[0] and click_points[2] mark the same pixel as in and out",
+        ),
+        (clicks(&vec![click("5", "5", 1); 65]), "click_points must be an array"),
+        (bounds("64", "0", "5", "5"), "box is empty"),
+        (bounds("5", "5", "-3", "5"), "box is empty"),
+        (bounds("5", "5", "5", "0"), "box is empty"),
+        (bounds("5", "5", "1e999", "5"), "box.width must be a number"),
+        (mask(&disc_png(63, 48)), "mask_input is 63×48 pixels; the image has 64×48"),
+        (mask(&colour), "mask_input must be an 8-bit grey PNG"),
+        (mask(&png[..png.len() / 2]), "mask_input can't be read"),
+        (mask(b"no picture at all"), "mask_input must be an 8-bit grey PNG"),
+    ];
+    let decoded = "sam2d_engine_prompts_total";
+    let before = served.metric(decoded).await;
+    for (member, said) in cases {
+        let text = format!(r#"{{"image_data":"{}","image_type":"auto",{member}}}"#, base64(&png));
+        let answer = served.json(SEGMENT, &text).await;
+        let detail = answer.value()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(answer.status, 400, "{member}: {detail}");
+        assert!(detail.contains(said), "{member}: {detail}");
+    }
+    assert_eq!(served.metric(decoded).await, before, "the engine was asked");
+    // The same picture with a prompt that is possible.
+    let right = served.json(SEGMENT, &body(&png, &one_click())).await;
+    assert_eq!(right.status, 200, "{}", right.text());
+    assert!(served.metric(decoded).await > before);
 }
 
 #[tokio::test]
