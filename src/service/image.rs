@@ -317,6 +317,18 @@ mod tests {
     use crate::domain::slice::Size;
 
     #[test]
+    fn a_cell_is_body_from_half_of_its_pixels_on() {
+        let size = Size { width: 512, height: 512 };
+        for (columns, expected) in [(3, false), (4, true), (5, true)] {
+            let strip = |i: usize| if i % 512 < columns { 255 } else { 0 };
+            let mask = Mask::new(size, (0..size.pixels()).map(strip).collect()).unwrap();
+            let grid = body_grid(&mask);
+            assert_eq!(grid.cells()[0], expected, "{columns} of 8 columns");
+            assert!(!grid.cells()[1]);
+        }
+    }
+
+    #[test]
     fn the_body_grid_is_right_for_large_small_and_odd_images() {
         for (width, height) in [(512, 512), (1, 200), (33, 65), (700, 3)] {
             let size = Size { width, height };

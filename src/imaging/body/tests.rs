@@ -84,6 +84,19 @@ fn the_body_is_found_where_air_is_white() {
     assert!(!body.contains(2, 2), "air");
 }
 
+/// As mid-sagittal pictures of existing editors are: air before the body alone, a little blurred by
+/// JPEG, and bright tissue up to the frame on the other three sides.
+#[test]
+fn the_body_is_found_where_white_air_is_on_one_side_only() {
+    let levels = painted(SIZE, |x, y| match x {
+        0..100 => 251 + noise(x, y, 5),
+        _ => 195 + noise(x, y, 40),
+    });
+    let body = body_mask(&levels, SIZE).unwrap();
+    assert!(overlap(&body, |x, _| x >= 100) > TORSO_OVERLAP);
+    assert!(!body.contains(50, 150), "air");
+}
+
 #[test]
 fn two_legs_are_both_body() {
     let leg = |x: f64| Ellipse { center: (x, 150.0), half: (60.0, 70.0) };

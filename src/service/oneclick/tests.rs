@@ -108,6 +108,8 @@ fn a_mask_beside_its_own_prompt_is_dropped() {
     let beside = |_: usize, plane: &mut [f32]| plane.reverse();
     // Mirrored, each square lies where the other's prompts are.
     assert_eq!(changed(&Profile::default(), beside), None);
+    let alone = Profile { min_agreement: 0.0, ..Profile::default() };
+    assert_eq!(changed(&alone, beside), None, "even where nobody has to agree");
 }
 
 #[test]
@@ -233,6 +235,27 @@ fn prompts_keep_to_the_region_of_the_body_that_the_profile_names() {
 }
 
 #[test]
+fn no_prompt_lies_between_two_legs() {
+    let side = BodyGrid::SIDE;
+    let leg = |i: usize| !(20..44).contains(&(i % side));
+    let legs = BodyGrid::new((0..side * side).map(leg).collect()).unwrap();
+    let places = places(&legs, &Profile::default());
+    assert!(places.len() > 40, "{}", places.len());
+    assert!(places.iter().all(|&(x, _)| !(20.0..44.0).contains(&(x * side as f64))), "{places:?}");
+}
+
+#[test]
+fn a_prompt_that_gives_another_mask_agrees_to_none() {
+    let inner = Known { half: 0.06, iou: 0.7, ..KNOWN };
+    let outer = Known { half: 0.16, iou: 0.95, ..KNOWN };
+    // The outer one is better in all but what the prompts in its middle say.
+    let strict = Profile { min_agreement: 0.95, ..indifferent() };
+    let found = asked(&strict, &[inner, outer]).unwrap();
+    assert!(covers(&found, &inner) && !covers(&found, &outer));
+    assert!(covers(&asked(&indifferent(), &[inner, outer]).unwrap(), &outer));
+}
+
+#[test]
 fn a_second_part_must_be_nearly_as_good_as_the_first() {
     let known =
         |second| [Known { x: 0.3, iou: 0.9, ..KNOWN }, Known { x: 0.7, iou: second, ..KNOWN }];
@@ -266,7 +289,7 @@ fn of_two_masks_the_better_in_any_one_respect_is_chosen() {
     let cases = [
         ("predicted IoU", indifferent(), Known { iou: 0.8, ..KNOWN }),
         ("stability", indifferent(), Known { rim: 0.1, ..KNOWN }),
-        ("size", sized, Known { half: 0.15, ..KNOWN }),
+        ("size", sized, Known { half: 0.16, iou: 0.95, ..KNOWN }),
         ("agreement", indifferent(), Known { deaf: true, ..KNOWN }),
     ];
     for (what, profile, worse) in cases {
