@@ -182,6 +182,11 @@ fn doctor_names_driver_device_libraries_and_each_plans_mismatch_with_a_remedy() 
             Spec { written_by: [10, 16, 0, 26], ..Spec::default() },
             "plan can't be used: the plan was written by TensorRT 10.16.0.26; this box has TensorRT 10.16.0.72",
         ),
+        (
+            "",
+            Spec { tensorrt: "10.3.0", ..Spec::default() },
+            "plan can't be used: engine.toml says TensorRT 10.3.0",
+        ),
         ("none", Spec::default(), "plan can't be used: the NVIDIA driver finds no device"),
     ] {
         has(&doctor(Some(driver), &spec), "fault", what, readme);

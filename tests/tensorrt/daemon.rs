@@ -116,9 +116,18 @@ impl Daemon {
 
     /// Waits until it wrote that.
     pub(crate) fn says(&self, words: &str) {
+        self.says_after(0, words);
+    }
+
+    /// Waits until it wrote that after the first so many bytes of its log; the line.
+    pub(crate) fn says_after(&self, before: usize, words: &str) -> String {
         let until = Instant::now() + PATIENCE;
-        while !self.log().contains(words) {
-            assert!(Instant::now() < until, "it never said {words:?}: {}", self.log());
+        loop {
+            let log = self.log();
+            if let Some(line) = log[before..].lines().find(|line| line.contains(words)) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < until, "it never said {words:?}: {log}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -142,10 +142,7 @@ fn a_failed_inference_is_503_and_the_next_request_works() {
             cause(failure.cause, false, stage);
             let name = format!("{:?} in the {stage}", failure.cause);
             assert_eq!((status, &answer["code"]), (503, &"inference_failed".into()), "{name}");
-            daemon.says(words);
-            let line =
-                daemon.log()[before..].lines().find(|line| line.contains(words)).map(str::to_owned);
-            let line = line.unwrap_or_else(|| panic!("{name}: {}", daemon.log()));
+            let line = daemon.says_after(before, words);
             assert!(line.contains("ERROR") && line.contains("inference failed"), "{name}: {line}");
             // Words for the log: who asked learns the code.
             assert!(!answer["detail"].to_string().contains("stand-in"), "{name}: {answer}");
@@ -187,12 +184,20 @@ fn a_lost_device_ends_the_process_with_70_and_a_last_word() {
     let words = "the device is lost: cuStreamSynchronize: CUDA_ERROR_LAUNCH_FAILED (719)";
     daemon.says(words);
 
-    // The same while it is loaded: no retry can help in this process.
-    let Made { folder, engine, .. } = made(&Spec::default());
-    let setup = Setup { pretends: "sticky", ..setup(folder.path(), &engine) };
-    let mut daemon = Daemon::start(&setup);
-    assert_eq!(daemon.exit_code(), Some(70), "{}", daemon.log());
-    daemon.says("CUDA_ERROR_LAUNCH_FAILED");
+    // The same in the self-test, and while the plan is read: no retry can help in this process, and
+    // a new one may have the device back, so the CPU is no way out either.
+    let refused: fn(&str, String) -> String = |_, text| format!("{text}fail deserialize\n");
+    for edit in [Spec::default().edit, refused] {
+        let Made { folder, engine, .. } = made(&Spec { edit, fallback: true, ..Spec::default() });
+        let setup = Setup {
+            pretends: "sticky",
+            keys: "cpu_fallback = true",
+            ..setup(folder.path(), &engine)
+        };
+        let mut daemon = Daemon::start(&setup);
+        assert_eq!(daemon.exit_code(), Some(70), "{}", daemon.log());
+        daemon.says("CUDA_ERROR_LAUNCH_FAILED");
+    }
 }
 
 #[test]

@@ -305,6 +305,14 @@ fn the_full_library_is_taken_before_the_lean_one_and_its_exact_version_before_ot
         TensorRtBackend::load(&package, &options).map(|backend| backend.info().device.clone())
     };
     assert!(device(&Spec::default()).unwrap().ends_with("TensorRT 10.16.0.72"));
+    // Another runtime is another engine: none answers with the other's results.
+    let package = made(folder.path(), &model, &Spec::default());
+    let fingerprint = |library: &str| {
+        let backend = TensorRtBackend::load(&package, &super::calls::options(library)).unwrap();
+        backend.info().fingerprint.clone()
+    };
+    assert_ne!(fingerprint("ten"), fingerprint("lean"));
+    assert_eq!(fingerprint("ten"), fingerprint("ten"));
     // An older one, which was built to be version compatible, is the lean runtime's.
     let older = Spec { written_by: [10, 3, 0, 26], tensorrt: "10.3.0", ..Spec::default() };
     assert!(device(&older).unwrap().ends_with("TensorRT lean runtime 10.16.0.72"));
