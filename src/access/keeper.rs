@@ -261,6 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn a_token_whose_line_changed_is_what_the_line_says_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.toml");
+        let token = create(&path, wanted("a", None), Utc::now()).unwrap();
+        let keeper = Keeper::open(&Options::default(), &path).unwrap();
+        assert!(keeper.prove(&token).unwrap().allows(Scope::Segment));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\"segment\""), "{text}");
+        std::fs::write(&path, text.replace("\"segment\"", "\"metrics\"")).unwrap();
+        keeper.refresh().unwrap();
+        assert_eq!(keeper.recall(&token.reveal()), Recall::Unproven(token.clone()));
+        assert!(!keeper.prove(&token).unwrap().allows(Scope::Segment));
+    }
+
+    #[test]
     fn a_revoked_or_ended_token_is_worth_nothing_and_the_others_keep_their_proof() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.toml");

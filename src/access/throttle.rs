@@ -78,6 +78,8 @@ mod tests {
         assert_eq!(throttle.wait(guesser, later), None);
         throttle.failed(guesser, later);
         assert_eq!(throttle.wait(guesser, later), None, "a new minute starts at nought");
+        throttle.failed(guesser, later);
+        assert_eq!(throttle.wait(guesser, later), Some(WINDOW), "and counts like the first");
     }
 
     #[test]

@@ -374,6 +374,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_head_that_can_t_be_written_is_a_trail_that_can_t() {
+        let folder = tempfile::tempdir().unwrap();
+        let audit = Audit::start(&options(WhenFull::Stop), folder.path()).unwrap();
+        audit.record(event(1)).await.unwrap();
+        // In the way of the file that is to become the head.
+        std::fs::create_dir(folder.path().join("head.new")).unwrap();
+        assert_eq!(audit.record(event(2)).await, Err(NotWritten));
+        assert!(audit.may_work().is_err());
+        std::fs::remove_dir(folder.path().join("head.new")).unwrap();
+        audit.record(event(3)).await.unwrap();
+        assert!(audit.may_work().is_ok());
+        audit.finish();
+        let report = verify(folder.path()).unwrap();
+        assert_eq!((report.records, &*report.faults), (3, &[][..]));
+    }
+
+    #[tokio::test]
     async fn a_flood_of_refusals_is_counted_and_not_written_one_by_one() {
         let folder = tempfile::tempdir().unwrap();
         let options = Options { max_refusals_per_minute: 10, ..options(WhenFull::Stop) };

@@ -90,7 +90,7 @@ impl Handler {
         seats: Seats,
         security: Security,
     ) -> Self {
-        let budget = Budget::new(options.max_inflight_bytes);
+        let budget = Budget::shared(options);
         Self(Arc::new(Inner {
             metrics: Metrics::new(service.clone(), budget.clone(), seats, security.clone()),
             service,
@@ -326,8 +326,9 @@ impl Inner {
             idle: Duration::from_secs(self.options.body_idle_timeout_s),
             deadline: asked.deadline.into(),
         };
-        let intake =
-            Intake::open(asked.headers, body, &self.budget, limits).map_err(Problem::from)?;
+        let client = asked.course.trace.client;
+        let budget = client.map_or_else(|| self.budget.clone(), |client| self.budget.of(client));
+        let intake = Intake::open(asked.headers, body, &budget, limits).map_err(Problem::from)?;
         let upload = intake.collect().await.map_err(Problem::from)?;
         asked.course.unread = false;
         let form_limits = FormLimits {

@@ -4,15 +4,20 @@
 //! 1. No byte is kept beyond `max_body_bytes`, and none that [`Budget`] has not granted.
 //! 2. A grant is given back when the last [`Bytes`] made from the body is dropped, however the
 //!    request ended.
-//! 3. Nobody waits for memory: what doesn't fit now is refused, so that a client with a slow link
+//! 3. One address has its share of that at most, but for a proxy, which speaks for many.
+//! 4. Nobody waits for memory: what doesn't fit now is refused, so that a client with a slow link
 //!    can't hold others up.
 
+use super::network::Cidr;
+use super::options::Options;
 use super::wire::problem::{Code, Problem};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::Body;
+use std::collections::HashMap;
 use std::error::Error;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -28,14 +33,44 @@ const BLOCK_BYTES: usize = 1024;
 pub struct Budget {
     blocks: Arc<Semaphore>,
     size: usize,
+    clients: Arc<Clients>,
+    /// Against whose share a grant counts.
+    client: Option<IpAddr>,
+}
+
+/// Blocks that were granted to each address.
+#[derive(Debug, Default)]
+struct Clients {
+    max: usize,
+    unlimited: Vec<Cidr>,
+    taken: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl Budget {
-    /// Of this many bytes.
+    /// Of this many bytes, for whoever comes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         let size = (bytes / BLOCK_BYTES).min(Semaphore::MAX_PERMITS);
-        Self { blocks: Arc::new(Semaphore::new(size)), size }
+        let blocks = Arc::new(Semaphore::new(size));
+        Self { blocks, size, clients: Arc::default(), client: None }
+    }
+
+    /// As the options say, with a share for each client.
+    #[must_use]
+    pub fn shared(options: &Options) -> Self {
+        let clients = Clients {
+            max: options.max_inflight_bytes_per_client / BLOCK_BYTES,
+            unlimited: options.trusted_proxies.clone(),
+            taken: Mutex::default(),
+        };
+        Self { clients: Arc::new(clients), ..Self::new(options.max_inflight_bytes) }
+    }
+
+    /// The same, with grants that count against this client's share.
+    #[must_use]
+    pub fn of(&self, client: IpAddr) -> Self {
+        let limited = !self.clients.unlimited.iter().any(|proxy| proxy.contains(client));
+        Self { client: limited.then_some(client), ..self.clone() }
     }
 
     /// Bytes granted at the moment.
@@ -45,8 +80,32 @@ impl Budget {
     }
 
     fn grant(&self, blocks: usize) -> Result<OwnedSemaphorePermit, IntakeError> {
-        let blocks = u32::try_from(blocks).map_err(|_| IntakeError::Full)?;
-        Arc::clone(&self.blocks).try_acquire_many_owned(blocks).map_err(|_| IntakeError::Full)
+        let count = u32::try_from(blocks).map_err(|_| IntakeError::Full)?;
+        let acquire = || {
+            Arc::clone(&self.blocks).try_acquire_many_owned(count).map_err(|_| IntakeError::Full)
+        };
+        let Some(client) = self.client.filter(|_| blocks > 0) else { return acquire() };
+        let mut taken = self.clients.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = taken.get(&client).copied().unwrap_or(0) + blocks;
+        if own > self.clients.max {
+            return Err(IntakeError::ClientFull);
+        }
+        let granted = acquire()?;
+        taken.insert(client, own);
+        Ok(granted)
+    }
+
+    /// A client's share is as large again as before a grant.
+    fn give_back(&self, blocks: usize) {
+        let Some(client) = self.client else { return };
+        let mut taken = self.clients.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = taken.get(&client).copied().unwrap_or(0).saturating_sub(blocks);
+        if left > 0 {
+            taken.insert(client, left);
+        } else {
+            // An address that left must not be remembered: there are very many of them.
+            taken.remove(&client);
+        }
     }
 }
 
@@ -65,6 +124,9 @@ pub enum IntakeError {
     /// 503: other uploads fill the memory set aside for them.
     #[error("the box is taking in as many uploads as it can; try again in a moment")]
     Full,
+    /// 429: this client's uploads fill its share.
+    #[error("this address is sending as much at a time as one may; wait for an upload to end")]
+    ClientFull,
     /// 408.
     #[error("the body came too slowly")]
     TooSlow,
@@ -80,6 +142,10 @@ impl From<IntakeError> for Problem {
             IntakeError::TooLarge { .. } => Code::TooLarge,
             IntakeError::Full => {
                 return Self::overloaded(error.to_string(), Duration::from_secs(1));
+            }
+            IntakeError::ClientFull => {
+                return Self::new(Code::RateLimited, error.to_string())
+                    .with_retry_after(Duration::from_secs(1));
             }
             IntakeError::TooSlow => Code::RequestTimeout,
             IntakeError::Broken => Code::InvalidRequest,
@@ -127,6 +193,13 @@ impl Share {
             granted.merge(more);
         }
         Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let granted = self.granted.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.budget.give_back(granted.num_permits());
     }
 }
 
@@ -373,6 +446,48 @@ pub(crate) mod tests {
         let full = open(body(), &budget, 3000).unwrap().collect().await.err();
         assert_eq!(full, Some(IntakeError::Full));
         assert_eq!(budget.in_use(), 3072);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_pauses_ends_with_its_deadline_too() {
+        let budget = Budget::new(1 << 20);
+        let bounds = Limits { deadline: Instant::now(), ..limits(100) };
+        let body = pieces(&[b"a", b"b"]);
+        let intake = Intake::open(&HeaderMap::new(), body, &budget, bounds).unwrap();
+        assert_eq!(intake.collect().await.err(), Some(IntakeError::TooSlow));
+    }
+
+    #[tokio::test]
+    async fn one_client_has_its_share_and_no_more() {
+        let options = Options {
+            max_inflight_bytes: 8192,
+            max_inflight_bytes_per_client: 4096,
+            trusted_proxies: vec!["10.0.0.9".parse().unwrap()],
+            ..Options::default()
+        };
+        let budget = Budget::shared(&options);
+        let of = |client: &str| budget.of(client.parse().unwrap());
+        let full = || http_body_util::Full::new(Bytes::from_static(&[0; 2000]));
+        let first = open(full(), &of("10.0.0.1"), 5000).unwrap();
+        let second = open(full(), &of("10.0.0.1"), 5000).unwrap().collect().await.unwrap();
+        let third = open(full(), &of("10.0.0.1"), 5000).err();
+        assert_eq!(third, Some(IntakeError::ClientFull));
+        // What has no length counts as it comes.
+        let undeclared = open(pieces(&[b"a"]), &of("10.0.0.1"), 5000).unwrap();
+        assert_eq!(undeclared.collect().await.err(), Some(IntakeError::ClientFull));
+        let other = open(full(), &of("10.0.0.2"), 5000).unwrap();
+        drop(first);
+        let fourth = open(full(), &of("10.0.0.1"), 5000).unwrap();
+        drop((second, fourth, other));
+        assert!(budget.clients.taken.lock().unwrap().is_empty());
+        let proxied: Vec<_> =
+            (0..4).map(|_| open(full(), &of("10.0.0.9"), 5000).unwrap()).collect();
+        assert_eq!(open(full(), &of("10.0.0.9"), 5000).err(), Some(IntakeError::Full));
+        // Who was refused for want of memory has nothing of its share taken.
+        assert_eq!(open(full(), &of("10.0.0.1"), 5000).err(), Some(IntakeError::Full));
+        drop(proxied);
+        assert_eq!(budget.in_use(), 0);
+        assert!(budget.clients.taken.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -53,6 +53,9 @@ pub struct Options {
     /// All bodies together that are being read or worked on. Parsing a form may hold a body twice
     /// for a moment, so memory for uploads stays below twice this.
     pub max_inflight_bytes: usize,
+    /// All bodies of one address together: half, so that nobody can take all; a proxy in
+    /// `trusted_proxies` has no limit.
+    pub max_inflight_bytes_per_client: usize,
 
     /// Connections in all; each costs a file and some 20 KiB.
     pub max_connections: usize,
@@ -88,6 +91,7 @@ impl Default for Options {
             max_form_parts: 64,
             max_text_bytes: 64 << 10,
             max_inflight_bytes: 512 << 20,
+            max_inflight_bytes_per_client: 256 << 20,
             max_connections: 512,
             max_connections_per_client: 64,
             drain_grace_ms: 300,
@@ -143,6 +147,12 @@ impl Options {
                 self.max_inflight_bytes, self.max_body_bytes
             ));
         }
+        if self.max_inflight_bytes_per_client < self.max_body_bytes {
+            faults.push(format!(
+                "http.max_inflight_bytes_per_client ({}) must hold at least one body (http.max_body_bytes = {})",
+                self.max_inflight_bytes_per_client, self.max_body_bytes
+            ));
+        }
         faults
     }
 }
@@ -174,6 +184,7 @@ mod tests {
             Case(|o| o.write_timeout_s = 0, "http.write_timeout_s"),
             Case(|o| o.max_head_bytes = 10, "http.max_head_bytes"),
             Case(|o| o.max_inflight_bytes = 1, "http.max_inflight_bytes"),
+            Case(|o| o.max_inflight_bytes_per_client = 1, "http.max_inflight_bytes_per_client"),
         ] {
             let mut options = Options::default();
             spoil(&mut options);

@@ -352,6 +352,9 @@ mod tests {
         let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(200));
         assert_eq!(seen(&long, 1000).await, Refusal::TooLarge.stand_in());
         assert_eq!(seen(&long, 9).await, Refusal::TooLarge.stand_in());
+        // One without an end is refused by what has come of it, not when its time is up.
+        let endless = format!("GET /{}", "a".repeat(300));
+        assert_eq!(seen(&endless, 1000).await, Refusal::TooLarge.stand_in());
     }
 
     #[tokio::test]

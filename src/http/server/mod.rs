@@ -378,6 +378,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_that_lies_idle_is_closed() {
+        let server = start(Options { idle_timeout_s: 1, ..options() }).await;
+        let mut stream = server.connect().await;
+        ask(&mut stream, "/first").await;
+        until(&mut stream, "/first").await;
+        let closed = tokio::time::timeout(Duration::from_secs(10), rest(&mut stream)).await;
+        assert_eq!(closed.expect("it was kept for ever"), "");
+        assert!(server.end().await);
+    }
+
+    #[tokio::test]
     async fn who_finds_no_seat_is_told_so() {
         let options = Options { max_connections_per_client: 1, max_connections: 2, ..options() };
         let server = start(options).await;

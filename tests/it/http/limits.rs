@@ -75,6 +75,31 @@ async fn uploads_together_are_bounded_and_what_does_not_fit_is_refused_at_once()
 }
 
 #[tokio::test]
+async fn one_client_s_uploads_leave_room_for_the_others() {
+    let options = Options {
+        max_body_bytes: 1 << 20,
+        max_inflight_bytes: 4 << 20,
+        max_inflight_bytes_per_client: 1 << 20,
+        ..Options::default()
+    };
+    let served = with(options).await;
+    let mut slow = TcpStream::connect(served.address).await.unwrap();
+    slow.write_all(&request("POST", SEGMENT, &[JSON], Some(1 << 20))).await.unwrap();
+    slow.write_all(b"{").await.unwrap();
+    while served.metric("sam2d_upload_bytes").await < f64::from(1 << 20) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let json = body(&disc_png(64, 48), &one_click());
+    let refused = served.json(SEGMENT, &json).await;
+    assert_eq!((refused.status, &*refused.code()), (429, "rate_limited"));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let mut whole = request("POST", SEGMENT, &[JSON], Some(json.len()));
+    whole.extend_from_slice(json.as_bytes());
+    let other = served.raw_from([127, 0, 0, 2], &whole).await;
+    assert_eq!(other[0].status, 200, "{}", other[0].text());
+}
+
+#[tokio::test]
 async fn a_stop_under_load_answers_every_accepted_request() {
     let (service, orders) = obedient().await;
     let served = Served::start(service, Options::default()).await;

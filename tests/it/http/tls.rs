@@ -255,6 +255,69 @@ async fn an_idle_http_2_connection_is_closed() {
     drop(sender);
 }
 
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [length[1], length[2], length[3], kind, flags];
+    [&head[..], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The next frame: kind and payload; nothing when the connection ends.
+async fn next_frame(stream: &mut TlsStream<TcpStream>) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((head[3], payload))
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+#[tokio::test]
+async fn http_2_streams_at_a_time_are_bounded() {
+    let options = tls::Options { max_streams: 7, ..tls::Options::default() };
+    let secured = Secured::start(Options::default(), options).await;
+    let mut stream = secured.connect(secured.trusting(&["h2"], None)).await.unwrap();
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    let (kind, settings) = next_frame(&mut stream).await.unwrap();
+    assert_eq!(kind, SETTINGS);
+    // RFC 9113 6.5.2: 3 is SETTINGS_MAX_CONCURRENT_STREAMS.
+    let found = settings.chunks(6).find(|entry| entry[..2] == [0, 3]).expect("no bound at all");
+    assert_eq!(found[2..], 7_u32.to_be_bytes());
+}
+
+#[tokio::test]
+async fn who_opens_streams_only_to_reset_them_is_let_go() {
+    let options = tls::Options { max_resets: 5, ..tls::Options::default() };
+    let secured = Secured::start(Options::default(), options).await;
+    let mut stream = secured.connect(secured.trusting(&["h2"], None)).await.unwrap();
+    let mut all = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    // GET https://localhost/livez, in HPACK's static table and literals.
+    let request = [&[0x82, 0x87, 0x04, 6][..], b"/livez", &[0x01, 9], b"localhost"].concat();
+    for number in 0..200 {
+        let id = 2 * number + 1;
+        // End of stream and of headers.
+        all.extend(frame(HEADERS, 0x5, id, &request));
+        all.extend(frame(RST_STREAM, 0, id, &8_u32.to_be_bytes()));
+    }
+    stream.write_all(&all).await.unwrap();
+    let ended = async {
+        while let Some((kind, payload)) = next_frame(&mut stream).await {
+            if kind == GOAWAY {
+                return payload[4..8].to_vec();
+            }
+        }
+        Vec::new()
+    };
+    let reason = tokio::time::timeout(Duration::from_secs(10), ended).await.expect("served on");
+    // RFC 9113 7: ENHANCE_YOUR_CALM.
+    assert_eq!(reason, 0xb_u32.to_be_bytes());
+}
+
 #[tokio::test]
 async fn an_http_2_client_that_takes_no_answer_is_let_go() {
     let http = Options { idle_timeout_s: 1, write_timeout_s: 1, ..Options::default() };
