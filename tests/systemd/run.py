@@ -352,7 +352,10 @@ def a_hang_ends_the_process_and_ready_again_within_ten_seconds(service, say):
         service.status_is("", 15)
     say(service.status_is("manual-only: the service had to restart several times", 20))
     expect(service.show("NRestarts") == "3", service.show("NRestarts"))
-    say(service.wait_for("the device is lost", since))
+    service.wait_for("the process ends, so that it is started anew", since)
+    causes = [str(e.get("F_FATAL")) for e in service.journal(since, fields=True) if "F_FATAL" in e]
+    say("; ".join(causes))
+    expect(any("the device is lost" in cause for cause in causes) and any("running for" in cause for cause in causes), f"{causes}")
     time.sleep(3)
     expect(service.show("NRestarts") == "3", "it goes on restarting")
     service.box.run("systemctl", "reload", "sam2d.service")
