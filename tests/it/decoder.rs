@@ -5,6 +5,7 @@ use sam2d::domain::slice::{Format, Samples, Voi};
 use sam2d::imaging::decode::{DecodeError, Limits, decode};
 use sam2d::imaging::decoder::{Decoder, Options};
 use sam2d::imaging::{Levels, window};
+use std::io::Write as _;
 
 fn options() -> Options {
     Options {
@@ -167,6 +168,25 @@ fn an_image_that_needs_more_memory_than_a_child_has_is_refused_and_the_next_one_
     let decoder = Decoder::start(Options { memory_bytes: 160 << 20, ..options() }).unwrap();
     assert!(matches!(decoder.decode(&png, None), Err(DecodeError::Unreadable(_))));
     assert!(decoder.decode(&dicom(2, 3, &[0; 6], &[]), None).is_ok());
+}
+
+#[test]
+fn a_deflated_bomb_is_refused_as_too_large_by_a_child_that_lives() {
+    let plain = dicom(2, 3, &[0; 6], &[]);
+    let syntax = plain.windows(19).position(|part| part == b"1.2.840.10008.1.2.1").unwrap() + 20;
+    let mut packer = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    packer.write_all(&vec![0; 300 << 20]).unwrap();
+    let mut bomb = plain[..syntax - 22].to_vec();
+    // The length of the UID, and the UID.
+    bomb.extend_from_slice(&22u16.to_le_bytes());
+    bomb.extend_from_slice(b"1.2.840.10008.1.2.1.99");
+    bomb.extend_from_slice(&packer.finish().unwrap());
+    for memory_bytes in [160 << 20, 512 << 20] {
+        let decoder = Decoder::start(Options { memory_bytes, ..options() }).unwrap();
+        let said = decoder.decode(&bomb, None);
+        assert!(matches!(said, Err(DecodeError::TooLarge(_))), "{memory_bytes}: {said:?}");
+        assert_eq!(decoder.vitals().killed, 0);
+    }
 }
 
 #[test]

@@ -96,17 +96,25 @@ fn encoding(syntax: Syntax) -> Encoding {
     Encoding { implicit_vr: syntax.implicit_vr, big_endian: syntax.big_endian }
 }
 
-/// PS3.5 A.5: a raw deflate stream, held to a limit.
+/// PS3.5 A.5: a raw deflate stream, held to a limit. The buffer doubles up to the limit and not past
+/// it: a child has memory for that, and one that dies of a bomb can't say that it was one.
 fn inflate(body: &[u8], limit: u64) -> Result<Cow<'static, [u8]>, DecodeError> {
+    const FIRST: u64 = 1 << 16;
+    let mut stream = DeflateDecoder::new(body);
     let mut inflated = Vec::new();
-    let read = DeflateDecoder::new(body).take(limit.saturating_add(1)).read_to_end(&mut inflated);
-    if inflated.len() as u64 > limit {
-        let reason = format!("its deflated data grows past {limit} bytes");
-        return Err(DecodeError::TooLarge(reason));
-    }
-    match read {
-        Ok(_) => Ok(Cow::Owned(inflated)),
-        Err(_) => Err(DecodeError::unreadable("its deflated data is damaged")),
+    loop {
+        let len = inflated.len() as u64;
+        if len > limit {
+            let reason = format!("its deflated data grows past {limit} bytes");
+            return Err(DecodeError::TooLarge(reason));
+        }
+        let room = len.max(FIRST).min(limit.saturating_add(1) - len);
+        inflated.reserve_exact(usize::try_from(room).unwrap_or(usize::MAX));
+        match stream.by_ref().take(room).read_to_end(&mut inflated) {
+            Ok(0) => return Ok(Cow::Owned(inflated)),
+            Ok(_) => {}
+            Err(_) => return Err(DecodeError::unreadable("its deflated data is damaged")),
+        }
     }
 }
 
