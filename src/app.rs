@@ -2,10 +2,11 @@
 //! them in the opposite one.
 //!
 //! Start: the address rule and the sockets first (a busy port or an open address is said at once),
-//! then decoder, cache, engine, service, HTTP. End: no new connections, requests under way are
+//! then engine, cache, decoder, service, HTTP. End: no new connections, requests under way are
 //! answered, the engine thread ends, the cache writes what still waits.
 
 pub mod command;
+mod engines;
 mod reload;
 mod sockets;
 
@@ -15,7 +16,7 @@ use crate::cache::{Cache, Clock};
 use crate::cli::ServeArgs;
 use crate::config::Config;
 use crate::engine::package::Package;
-use crate::engine::worker::{Engine, Fatal, Hooks, State};
+use crate::engine::worker::{Engine, State};
 use crate::http::guard::{IN_CLEAR, IN_CLEAR_REMEDY};
 use crate::http::server::Server;
 use crate::http::tls::{ClientCertificates, Tls};
@@ -25,15 +26,16 @@ use crate::ops::exits::Run;
 use crate::ops::systemd::Socket;
 use crate::service::loader::Reach;
 use crate::service::selftest::Passed;
+use crate::service::serving::Watching;
 use crate::service::{Parts, Service};
 use crate::{control, http, ops};
 use anyhow::Context as _;
-use reload::{Reload, Seam};
+use engines::Engines;
+use reload::{Reload, Rooms};
 use sha2::{Digest, Sha256};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -93,12 +95,19 @@ async fn run(config: Config, args: ServeArgs, inherited: Vec<TcpListener>) -> Ex
     if let Some(audit) = &audit {
         server = server.with_audit(audit.clone());
     }
+    server = server.with_collector(Box::new(machine(&config)));
     let addresses = server.addresses().to_vec();
     let tls_addresses = server.tls_addresses();
     let run = Run::begin_here();
-    let seam = Arc::new(Seam::new(&config.engine, &run));
-    let service = match start(&config, &seam, Some(&addresses), cache(&config)) {
-        Ok(service) => service,
+    let picture = config.state_dir().join(GOLDEN_OVERLAY);
+    let engines = Engines::new(reach(&addresses), move |package: &Package, passed: &Passed| {
+        report(package, passed, &picture);
+    });
+    let begun = engines.first(&config.engine, &run);
+    let started =
+        begun.and_then(|(engine, seam)| Ok((start(&config, engine, cache(&config))?, seam)));
+    let (service, seam) = match started {
+        Ok(started) => started,
         Err(error) => return failed_with(EX_SOFTWARE, &error),
     };
     let control = listen_for_control(&config, &service);
@@ -107,22 +116,25 @@ async fn run(config: Config, args: ServeArgs, inherited: Vec<TcpListener>) -> Ex
     }
     greet(&addresses, &tls_addresses);
     if let Some(audit) = &audit {
-        tokio::spawn(record_engines(service.engine().clone(), audit.clone()));
+        tokio::spawn(record_engines(service.watch(), audit.clone()));
     }
-    tokio::spawn(ops::systemd::follow(service.engine().clone(), Socket));
+    tokio::spawn(ops::systemd::follow(service.watch(), Socket));
     let limits = ops::watchdog::Limits {
         call: Duration::from_secs(config.engine.hang_s),
         load: Duration::from_secs(config.engine.load_hang_s),
     };
-    tokio::spawn(ops::watchdog::earn(service.engine().clone(), limits, Socket));
+    let watched = service.clone();
+    let pace = ops::watchdog::pace();
+    tokio::spawn(ops::watchdog::earn(move || watched.engine(), limits, pace, Socket));
     if config.engine.required && !is_ready(&service).await {
         eprintln!("sam2d: no engine, and engine.required is set");
         run.end();
         return ExitCode::from(EX_UNAVAILABLE);
     }
-    let reload = Reload::new(args, config, seam, service.clone(), reach(Some(&addresses)));
+    let rooms = Rooms { service: service.clone(), security: server.security(), engines };
+    let reload = Reload::new(args, config, seam, rooms);
     let reloads = tokio::spawn(reload.follow(hangups));
-    let drained = server.serve(service.clone(), stop_signal()).await;
+    let drained = server.serve(service.clone(), stop_signal(&service)).await;
     reloads.abort();
     if let Some(control) = control {
         control.abort();
@@ -165,13 +177,11 @@ fn audit_trail(config: &Config, keeper: &Keeper) -> anyhow::Result<Option<Audit>
     Ok(Some(audit))
 }
 
-/// Records every engine that comes to serve, until the engine thread ends.
-async fn record_engines(engine: Engine, audit: Audit) {
-    let mut states = engine.watch();
-    drop(engine);
+/// Records every engine that comes to serve.
+async fn record_engines(mut watching: Watching, audit: Audit) {
     let mut serving = None;
     loop {
-        let now = match &*states.borrow_and_update() {
+        let now = match watching.state() {
             State::Ready(info) => {
                 let engine = &info.engine;
                 Some(format!("{} {} on {}", engine.name, engine.fingerprint, engine.device))
@@ -183,10 +193,18 @@ async fn record_engines(engine: Engine, audit: Audit) {
             audit.note(Event::own(Kind::Engine, now.clone()));
             serving = Some(now);
         }
-        if states.changed().await.is_err() {
+        if !watching.changed().await {
             return;
         }
     }
+}
+
+/// What metrics say of the machine.
+fn machine(config: &Config) -> ops::machine::Machine {
+    let mut folders = vec![("state", config.state_dir())];
+    folders
+        .extend(config.cache.folder().filter(|_| config.cache.enabled).map(|path| ("cache", path)));
+    ops::machine::Machine::here(folders)
 }
 
 /// The sockets to serve, if these rules let them be served: systemd's, else those of `http.listen`.
@@ -205,31 +223,13 @@ async fn open(config: &Config, inherited: Vec<TcpListener>) -> Result<(Server, K
 }
 
 /// Who can reach these addresses?
-fn reach(addresses: Option<&[SocketAddr]>) -> Reach {
-    let loopback = |all: &[SocketAddr]| all.iter().all(|a| a.ip().is_loopback());
-    Reach { loopback_only: addresses.is_none_or(loopback) }
+fn reach(addresses: &[SocketAddr]) -> Reach {
+    Reach { loopback_only: addresses.iter().all(|address| address.ip().is_loopback()) }
 }
 
 /// The rooms below HTTP.
-fn start(
-    config: &Config,
-    seam: &Arc<Seam>,
-    addresses: Option<&[SocketAddr]>,
-    cache: Option<Cache>,
-) -> anyhow::Result<Service> {
+fn start(config: &Config, engine: Engine, cache: Option<Cache>) -> anyhow::Result<Service> {
     let decoder = Decoder::start(config.decoder.clone())?;
-    let picture = config.state_dir().join(GOLDEN_OVERLAY);
-    let serving = addresses.is_some();
-    let on_passed = move |package: &Package, passed: &Passed| {
-        if serving {
-            report(package, passed, &picture);
-        }
-    };
-    let watched = Arc::clone(seam);
-    let hooks = Hooks::new(Arc::clone(seam).loader(reach(addresses), on_passed))
-        .watching(move || watched.revision())
-        .on_fatal(|fatal| lost(&fatal));
-    let engine = Engine::start((&config.engine).into(), hooks)?;
     let lifetime = Duration::from_secs(u64::from(config.cache.lifetime_hours) * 3600);
     Ok(Service::new(Parts {
         options: config.segment.clone(),
@@ -248,7 +248,7 @@ fn cache(config: &Config) -> Option<Cache> {
     match Cache::open(config.cache.clone(), Clock::system()) {
         Ok(cache) => Some(cache),
         Err(error) => {
-            tracing::warn!(%error, "no disk cache: results are kept in memory only");
+            tracing::warn!("no disk cache, results are kept in memory only: {error}");
             None
         }
     }
@@ -263,7 +263,7 @@ fn listen_for_control(config: &Config, service: &Service) -> Option<JoinHandle<(
             Some(tokio::spawn(server.serve(ops::admin::hello(service), answer)))
         }
         Err(error) => {
-            tracing::warn!(%error, "no control socket: `sam2d cache` can't ask this daemon");
+            tracing::warn!("no control socket, `sam2d cache` can't ask this daemon: {error}");
             None
         }
     }
@@ -311,12 +311,6 @@ async fn is_ready(service: &Service) -> bool {
     matches!(service.engine().settled().await, State::Ready(_))
 }
 
-/// Only a new process helps: the engine's device is lost, or a call hangs.
-fn lost(fatal: &Fatal) {
-    tracing::error!(%fatal, "the process ends, so that it is started anew");
-    std::process::exit(i32::from(EX_SOFTWARE));
-}
-
 /// Ends the rooms below HTTP: the engine thread, then the last writes to disk.
 async fn stop(service: Service) {
     let stopped = tokio::task::spawn_blocking(move || {
@@ -329,7 +323,7 @@ async fn stop(service: Service) {
     }
 }
 
-async fn stop_signal() {
+async fn stop_signal(service: &Service) {
     let (Ok(mut term), Ok(mut int)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -340,6 +334,7 @@ async fn stop_signal() {
         _ = term.recv() => tracing::info!("SIGTERM: finishing what was accepted"),
         _ = int.recv() => tracing::info!("SIGINT: finishing what was accepted"),
     }
+    service.stopping();
     ops::systemd::stopping(&Socket);
 }
 

@@ -3,8 +3,9 @@
 //!
 //! Nothing here serves: that is `app::serve`.
 
-use super::{EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, Seam};
-use super::{cache, failed, failed_with, is_ready, may_listen, runtime, start, stop};
+use super::engines::Engines;
+use super::{EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE};
+use super::{cache, failed, failed_with, is_ready, may_listen, reach, runtime, start, stop};
 use crate::cli::doctor::{DoctorArgs, Elsewhere, Finding, Level, Section};
 use crate::cli::segment::SegmentArgs;
 use crate::cli::{self, Cli, Command};
@@ -18,7 +19,6 @@ use clap::CommandFactory as _;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Runs one command, or serves.
 #[must_use]
@@ -62,8 +62,9 @@ fn segment(args: SegmentArgs) -> ExitCode {
     }
     runtime(|| async move {
         let cache = if args.cache { cache(&config) } else { None };
-        let seam = Arc::new(Seam::new(&config.engine, &Run::begin(None, 0)));
-        let service = match start(&config, &seam, None, cache) {
+        let engines = Engines::new(reach(&[]), |_, _| ());
+        let begun = engines.first(&config.engine, &Run::begin(None, 0));
+        let service = match begun.and_then(|(engine, _)| start(&config, engine, cache)) {
             Ok(service) => service,
             Err(error) => return failed_with(EX_SOFTWARE, &error),
         };

@@ -2,90 +2,46 @@
 //!
 //! Invariants:
 //! 1. A configuration that is wrong changes nothing: it is logged, and the old one stays in force.
-//! 2. No request is dropped: each keeps the options that it began with. Only while the engine itself is
-//!    loaded anew, requests that need it are refused at once (503); hits are answered.
-//! 3. A working engine is given up only for a package whose sums are right; it is loaded anew only if
-//!    its keys or its folder changed, or if it doesn't work.
+//! 2. No request is dropped: each keeps the options and the engine that it began with.
+//! 3. A working engine is given up only for one whose golden picture came out right; another is loaded
+//!    only if the engine's keys or its folder changed, or if it doesn't work.
 //!
 //! Keys that need a restart are named in the log, never ignored in silence.
 
+use super::engines::{Engines, Seam};
 use crate::cli::ServeArgs;
 use crate::config::Config;
 use crate::engine::Options as EngineOptions;
-use crate::engine::package::Package;
-use crate::engine::worker::{LoadError, Loaded, State};
-use crate::ops::exits::{Hold, Run};
+use crate::engine::worker::State;
+use crate::http::security::Security;
 use crate::ops::systemd::{Socket, reloaded, reloading};
 use crate::service::Service;
-use crate::service::loader::{self, Reach};
-use crate::service::selftest::Passed;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::signal::unix::Signal;
 
-/// What the engine thread reads whenever it loads.
-pub(super) struct Seam {
-    options: Mutex<EngineOptions>,
-    hold: Hold,
-}
-
-impl Seam {
-    /// As at start; `run` says whether the engine must be left alone for now.
-    pub(super) fn new(options: &EngineOptions, run: &Run) -> Self {
-        let hold = run.hold(loader::revision(options));
-        Self { options: Mutex::new(options.clone()), hold }
-    }
-
-    fn options(&self) -> EngineOptions {
-        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Of the folder of the package that is meant now.
-    pub(super) fn revision(&self) -> u64 {
-        loader::revision(&self.options())
-    }
-
-    /// What the engine thread runs to load.
-    pub(super) fn loader(
-        self: Arc<Self>,
-        reach: Reach,
-        on_passed: impl Fn(&Package, &Passed) + Send + Sync + 'static,
-    ) -> impl FnMut() -> Result<Loaded, LoadError> + Send + 'static {
-        let on_passed = Arc::new(on_passed);
-        move || {
-            let options = self.options();
-            if let Some(why) = self.hold.why(loader::revision(&options)) {
-                return Err(LoadError::Held(why));
-            }
-            let on_passed = Arc::clone(&on_passed);
-            let say =
-                Box::new(move |package: &Package, passed: &Passed| on_passed(package, passed));
-            loader::loader(options, reach, say)()
-        }
-    }
+/// What can take something new.
+pub(super) struct Rooms {
+    pub(super) service: Service,
+    pub(super) security: Security,
+    pub(super) engines: Engines,
 }
 
 /// What a reload needs to know.
 pub(super) struct Reload {
     args: ServeArgs,
     current: Config,
+    /// Of the engine that serves.
     seam: Arc<Seam>,
-    service: Service,
-    reach: Reach,
+    rooms: Rooms,
     /// Of the engine's folder when it was last looked at.
     revision: u64,
 }
 
 impl Reload {
-    pub(super) fn new(
-        args: ServeArgs,
-        current: Config,
-        seam: Arc<Seam>,
-        service: Service,
-        reach: Reach,
-    ) -> Self {
+    pub(super) fn new(args: ServeArgs, current: Config, seam: Arc<Seam>, rooms: Rooms) -> Self {
         let revision = seam.revision();
-        Self { args, current, seam, service, reach, revision }
+        Self { args, current, seam, rooms, revision }
     }
 
     /// Reloads at every SIGHUP.
@@ -101,18 +57,26 @@ impl Reload {
         let new = match self.args.load() {
             Ok(new) => new,
             Err(error) => {
-                tracing::error!(%error, "reload: the configuration is wrong; the old one stays");
+                tracing::error!("reload: the configuration is wrong; the old one stays: {error}");
                 return;
             }
         };
         let (now, later): (Vec<_>, Vec<_>) =
             changes(&self.current, &new).into_iter().partition(|key| is_reloadable(key));
-        self.service.reconfigure(new.segment.clone());
+        self.rooms.service.reconfigure(new.segment.clone());
+        let security = self.rooms.security.clone();
+        // It reads files. A panic in there is logged by itself and stops nothing else.
+        let _ = tokio::task::spawn_blocking(move || security.reload()).await;
         let engine = if self.wants_engine(&now) { self.engine(&new).await } else { "unchanged" };
-        tracing::info!(changed = now.join(" "), engine, "reload: the configuration is in force");
+        let changed = now.join(" ");
+        tracing::info!(
+            changed,
+            engine,
+            "reload: the configuration is in force, the engine {engine}"
+        );
         if !later.is_empty() {
             let keys = later.join(" ");
-            tracing::warn!(keys, "reload: these keys changed and need a restart");
+            tracing::warn!(keys, "reload: these keys changed and need a restart: {keys}");
         }
         // What needs a restart is named again at the next reload.
         self.current.segment = new.segment;
@@ -123,24 +87,35 @@ impl Reload {
     fn wants_engine(&self, changed: &[String]) -> bool {
         changed.iter().any(|key| key.starts_with("engine."))
             || self.seam.revision() != self.revision
-            || !matches!(self.service.engine().state(), State::Ready(_))
+            || !self.works()
     }
 
+    fn works(&self) -> bool {
+        matches!(self.rooms.service.engine().state(), State::Ready(_))
+    }
+
+    /// Loads what is meant now: beside a working engine, which serves until then; else in its place.
     async fn engine(&mut self, new: &Config) -> &'static str {
         let options = engine_options(&self.seam.options(), &new.engine);
-        let (checked, reach) = (options.clone(), self.reach);
-        let works = matches!(self.service.engine().state(), State::Ready(_));
-        let package = tokio::task::spawn_blocking(move || loader::package(&checked, reach)).await;
-        if let (true, Ok(Err(error))) = (works, &package) {
-            tracing::error!(%error, "reload: the package can't be used; the working engine stays");
-            return "kept";
+        if !self.works() {
+            self.seam.set(options);
+            self.revision = self.seam.revision();
+            let reloaded = self.rooms.service.engine().reload().await;
+            return if reloaded.is_ok() { "loaded anew" } else { "not loaded" };
         }
-        *self.seam.options.lock().unwrap_or_else(PoisonError::into_inner) = options;
-        self.revision = self.seam.revision();
-        self.seam.hold.release();
-        match self.service.engine().reload().await {
-            Ok(_) => "loaded anew",
-            Err(_) => "not loaded",
+        match self.rooms.engines.beside(&options).await {
+            Ok((engine, seam)) => {
+                self.rooms.service.exchange_engine(engine);
+                self.revision = seam.revision();
+                self.seam = seam;
+                "loaded anew"
+            }
+            Err(error) => {
+                tracing::error!(
+                    "reload: the new engine can't serve; the working engine stays: {error}"
+                );
+                "kept"
+            }
         }
     }
 }

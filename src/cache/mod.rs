@@ -30,6 +30,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 pub mod tools;
+pub mod wall_clock;
 mod writer;
 
 pub use clock::{Clock, Guard as GuardedClock, Now, Reading};

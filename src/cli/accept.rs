@@ -9,6 +9,7 @@
 
 use super::client::{Answered, Daemon};
 use crate::engine::package::Package;
+use crate::service::LOADING;
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
@@ -32,6 +33,9 @@ pub struct AcceptArgs {
     /// Address of the daemon
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8642")]
     pub url: String,
+    /// The authority of an https address, PEM; `sam2d cert init` leaves it in tls/ca.pem of the state folder
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// File with a token, where tokens are on
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -69,14 +73,18 @@ pub async fn run(args: &AcceptArgs) -> anyhow::Result<bool> {
             Some(text.with_context(|| file.display().to_string())?.trim().to_owned())
         }
     };
-    let daemon = Daemon::new(&args.url, token)?;
+    let daemon = Daemon::new(&args.url, token, args.ca.as_deref())?;
     let mut report = Report::default();
     let model = report.step("health", health(&daemon)).await;
     report.step("request as JSON", json_form(&daemon)).await;
     report.step("request as a form, answered from the cache", form(&daemon)).await;
     report.step("DICOM", dicom(&daemon)).await;
     report.step("a file that is no image is refused", refusal(&daemon)).await;
-    report.note("TLS", "not run: the address is clear text; a proxy's own test covers it");
+    if daemon.is_secured() {
+        report.step("TLS", tls(&daemon)).await;
+    } else {
+        report.note("TLS", "not run: the address is clear text; ask for it with https:// and --ca");
+    }
     report.step("watchdog", async { watchdog() }).await;
     if args.restart {
         report.step("restart, and the cache outlives it", restart(&daemon)).await;
@@ -151,9 +159,18 @@ impl Report {
 #[error("{0}")]
 struct NotHere(String);
 
+/// Waits while the engine is being loaded: that says nothing of an installation.
 async fn health(daemon: &Daemon) -> anyhow::Result<String> {
-    let Answered { status, json } = daemon.get("/api/segmentation/sam2/health").await?;
-    ensure!(status.is_success(), "status {status}");
+    let began = Instant::now();
+    let json = loop {
+        let Answered { status, json } = daemon.get("/api/segmentation/sam2/health").await?;
+        ensure!(status.is_success(), "status {status}");
+        let loading = json.get("reason").and_then(Value::as_str) == Some(LOADING);
+        if !loading || began.elapsed() > RESTART_PATIENCE {
+            break json;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
     let reason = json.get("reason").and_then(Value::as_str).unwrap_or("none given");
     ensure!(json.get("available") == Some(&Value::Bool(true)), "manual-only: {reason}");
     let text = |key: &str| json.pointer(key).and_then(Value::as_str).unwrap_or("?");
@@ -191,6 +208,13 @@ async fn dicom(daemon: &Daemon) -> anyhow::Result<String> {
     let (x, y) = PHANTOM_CLICK;
     let place = (f64::from(x), f64::from(y));
     described(&send_form(daemon, PHANTOM, place).await?, place)
+}
+
+/// All before went by TLS, to a name that the certificate has. Nothing of it must be had in clear.
+async fn tls(daemon: &Daemon) -> anyhow::Result<String> {
+    let in_clear = daemon.in_clear().get("/livez").await;
+    ensure!(in_clear.is_err(), "the address answers in clear text, too");
+    Ok("the certificate comes from the authority given and has this name; no clear text".to_owned())
 }
 
 async fn refusal(daemon: &Daemon) -> anyhow::Result<String> {
@@ -286,4 +310,39 @@ async fn restart(daemon: &Daemon) -> anyhow::Result<String> {
     let seen = described(&answer, (x, y))?;
     ensure!(answer.json.get("cached") == Some(&Value::Bool(true)), "the cache is lost: {seen}");
     Ok(format!("ready again after {back:.1} s; {seen}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::StatusCode;
+
+    fn answer(json: Value) -> Answered {
+        Answered { status: StatusCode::OK, json }
+    }
+
+    #[test]
+    fn a_mask_must_be_there_and_where_the_click_was() {
+        let there = json!({"bounding_box": {"x": 10, "y": 20, "width": 5, "height": 5}});
+        assert!(described(&answer(there.clone()), (10.0, 24.5)).is_ok());
+        for beside in [(9.0, 22.0), (15.0, 22.0), (12.0, 19.0), (12.0, 25.0)] {
+            assert!(described(&answer(there.clone()), beside).is_err(), "{beside:?}");
+        }
+        assert!(described(&answer(json!({"bounding_box": null})), (1.0, 1.0)).is_err());
+        let refused = Answered { status: StatusCode::SERVICE_UNAVAILABLE, json: there };
+        assert!(described(&refused, (12.0, 22.0)).is_err());
+    }
+
+    #[test]
+    fn one_step_that_fails_fails_the_report_and_one_that_was_not_run_does_not() {
+        let mut report = Report::default();
+        report.note("a", "not run: a | b");
+        report.steps.push(("b", Outcome::Passed("seen".to_owned()), Duration::ZERO));
+        assert!(report.passed());
+        let text = report.markdown("http://box", "engine x");
+        assert!(text.contains("result: **passed**") && text.contains("not run: a \\| b"), "{text}");
+        report.steps.push(("c", Outcome::Failed("broken".to_owned()), Duration::ZERO));
+        assert!(!report.passed());
+        assert!(report.markdown("http://box", "engine x").contains("| c | **FAILED** | broken |"));
+    }
 }

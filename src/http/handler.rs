@@ -35,6 +35,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use prometheus_client::collector::Collector;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -64,7 +65,7 @@ impl Handler {
     #[must_use]
     pub fn new(service: Service, options: &Options, names: &[String], seats: Seats) -> Self {
         let guard = Guard::new(options, names);
-        Self::guarded(service, options, guard, seats, Security::default())
+        Self::guarded(service, options, guard, seats, Security::default(), None)
     }
 
     /// The same, secured.
@@ -75,12 +76,13 @@ impl Handler {
         names: &[String],
         seats: Seats,
         security: Security,
+        collector: Option<Box<dyn Collector>>,
     ) -> Self {
         let mut guard = Guard::new(options, names);
         if let Some((keeper, access)) = &security.tokens {
             guard = guard.with_tokens(keeper.clone(), access.max_failures_per_minute);
         }
-        Self::guarded(service, options, guard, seats, security)
+        Self::guarded(service, options, guard, seats, security, collector)
     }
 
     fn guarded(
@@ -89,10 +91,15 @@ impl Handler {
         guard: Guard,
         seats: Seats,
         security: Security,
+        collector: Option<Box<dyn Collector>>,
     ) -> Self {
         let budget = Budget::shared(options);
+        let mut metrics = Metrics::new(service.clone(), budget.clone(), seats, security.clone());
+        if let Some(collector) = collector {
+            metrics.also(collector);
+        }
         Self(Arc::new(Inner {
-            metrics: Metrics::new(service.clone(), budget.clone(), seats, security.clone()),
+            metrics,
             service,
             options: options.clone(),
             guard,
@@ -155,14 +162,16 @@ impl Handler {
         let took = course.started.elapsed();
         let route = metrics::route_label(course.route);
         self.0.metrics.answered(route, code.map_or("ok", Code::as_str), took);
+        let (method, status) = (known(&method), response.status().as_u16());
+        let ms = answer::milliseconds(took);
         tracing::info!(
-            method = known(&method),
+            method,
             route,
-            status = response.status().as_u16(),
-            ms = answer::milliseconds(took),
+            status,
+            ms,
             request_id = %course.id,
             who = course.trace.who,
-            "request"
+            "request: {method} {route} {status} in {ms} ms"
         );
         response
     }

@@ -111,6 +111,11 @@ impl Metrics {
         Self { registry, requests, request_seconds, stage_seconds, hits, login_failures }
     }
 
+    /// Tells these figures too.
+    pub fn also(&mut self, collector: Box<dyn Collector>) {
+        self.registry.register_collector(collector);
+    }
+
     /// Counts an answered request; `outcome` is `ok` or a problem's code.
     pub fn answered(&self, route: &'static str, outcome: &'static str, took: Duration) {
         self.requests.get_or_create(&RequestLabels { route, outcome }).inc();

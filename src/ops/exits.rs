@@ -60,7 +60,9 @@ impl Run {
             .and_then(|()| std::fs::write(&running, std::process::id().to_string()));
         if let Err(error) = written {
             let folder = folder.display();
-            tracing::warn!(%error, %folder, "no mark of this run: repeated crashes go unnoticed");
+            tracing::warn!(
+                "no mark of this run in {folder}, repeated crashes go unnoticed: {error}"
+            );
         }
         Self { folder: Some(folder.to_owned()), broken_off: ends.len() }
     }
@@ -101,6 +103,12 @@ pub struct Hold {
 }
 
 impl Hold {
+    /// Holds nothing back.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { count: 0, until: None, revision: 0, released: AtomicBool::new(false) }
+    }
+
     /// Why the engine is not tried; none when it may be. `revision` is that of its folder.
     #[must_use]
     pub fn why(&self, revision: u64) -> Option<String> {

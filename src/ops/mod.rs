@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod exits;
+pub mod machine;
 pub mod memory;
 pub mod systemd;
 pub mod telemetry;

@@ -5,7 +5,8 @@
 //!
 //! It does not feed the watchdog: [`super::watchdog`] does, and only while that is earned.
 
-use crate::engine::worker::{Engine, State, Vitals};
+use crate::engine::worker::{State, Vitals};
+use crate::service::serving::Watching;
 use sd_notify::NotifyState;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -37,19 +38,19 @@ impl Notifier for Socket {
     }
 }
 
-/// Follows the engine's state until the engine ends.
-pub async fn follow(engine: Engine, notifier: impl Notifier) {
-    let mut states = engine.watch();
+/// Follows the engine's state until there is none.
+pub async fn follow(mut watching: Watching, notifier: impl Notifier) {
     let (mut ready, mut said) = (false, String::new());
     let mut minute = Minute::default();
     let mut ticks = tokio::time::interval(EVERY);
     loop {
         tokio::select! {
-            changed = states.changed() => if changed.is_err() { return },
+            changed = watching.changed() => if !changed { return },
             _ = ticks.tick() => {}
         }
-        let state = states.borrow_and_update().clone();
-        let status = status(&state, &minute.passed(Instant::now(), &engine.vitals()));
+        let state = watching.state();
+        let vitals = watching.engine().vitals();
+        let status = status(&state, &minute.passed(Instant::now(), &vitals));
         if matches!(state, State::Loading) {
             notifier.tell(&[
                 NotifyState::ExtendTimeoutUsec(
@@ -105,6 +106,11 @@ impl Minute {
             failures: vitals.failures,
             waiting: vitals.queued.iter().sum(),
         };
+        // Another engine counts from zero again.
+        if self.0.back().is_some_and(|(_, last)| total.prompts < last.prompts) {
+            self.0.clear();
+            self.0.push_back((now, Rates::default()));
+        }
         while self.0.front().is_some_and(|(at, _)| now.duration_since(*at) > MINUTE) {
             self.0.pop_front();
         }
@@ -141,14 +147,20 @@ fn status(state: &State, rates: &Rates) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::engine::worker::{Hooks, LoadError, Options};
+    use crate::engine::worker::{Engine, Hooks, LoadError, Options};
     use std::sync::{Arc, Mutex};
 
     /// Keeps what was said.
     #[derive(Clone, Default)]
-    pub(crate) struct Recorder(Arc<Mutex<Vec<String>>>);
+    pub(in crate::ops) struct Recorder(Arc<Mutex<Vec<String>>>);
+
+    impl Recorder {
+        pub(in crate::ops) fn said(&self) -> Vec<String> {
+            self.0.lock().unwrap().clone()
+        }
+    }
 
     impl Notifier for Recorder {
         fn tell(&self, words: &[NotifyState<'_>]) {
@@ -162,16 +174,67 @@ mod tests {
         let options = Options::from(&crate::engine::Options::default());
         let load = || Err(LoadError::GoldenFiles("no such card\nMAINPID=1".to_owned()));
         let engine = Engine::start(options, Hooks::new(load)).unwrap();
+        let engines = tokio::sync::watch::Sender::new(engine.clone());
         let recorder = Recorder::default();
-        let task = tokio::spawn(follow(engine.clone(), recorder.clone()));
+        let task = tokio::spawn(follow(Watching::new(engines.subscribe()), recorder.clone()));
         engine.settled().await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let said = recorder.0.lock().unwrap().clone();
+        let said = recorder.said();
         let ready: Vec<_> = said.iter().filter(|words| words.contains("READY=1")).collect();
         assert_eq!(ready.len(), 1, "{said:?}");
         assert!(ready[0].contains("STATUS=manual-only:"), "{said:?}");
         assert!(ready[0].ends_with("no such card MAINPID=1)"), "{said:?}");
         task.abort();
+    }
+
+    #[tokio::test]
+    async fn while_it_loads_systemd_is_asked_for_time_and_ready_is_said_once() {
+        let options = Options::from(&crate::engine::Options::default());
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let load = move || {
+            let _ = wait.recv();
+            Err(LoadError::GoldenFiles("no".to_owned()))
+        };
+        let engine = Engine::start(options, Hooks::new(load)).unwrap();
+        let engines = tokio::sync::watch::Sender::new(engine.clone());
+        let recorder = Recorder::default();
+        let watching = Watching::new(engines.subscribe());
+        let task = tokio::spawn(follow(watching, recorder.clone()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let loading = "EXTEND_TIMEOUT_USEC=30000000|STATUS=loading the engine";
+        let said = recorder.said();
+        assert!(!said.is_empty() && said.iter().all(|words| words == loading), "{said:?}");
+        let after = || {
+            let said = recorder.said();
+            said.into_iter().filter(|words| words != loading).collect::<Vec<_>>()
+        };
+        release.send(()).unwrap();
+        engine.settled().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let said = after();
+        assert!(said[0].starts_with("READY=1|STATUS=manual-only: "), "{said:?}");
+        // Another one takes over: systemd hears how it is, and READY no second time.
+        let load = || Err(LoadError::GoldenFiles("nor that".to_owned()));
+        let options = Options::from(&crate::engine::Options::default());
+        let other = Engine::start(options, Hooks::new(load)).unwrap();
+        other.settled().await;
+        engines.send_replace(other);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let said = after();
+        assert!(said[1].starts_with("STATUS=manual-only: ") && said[1].contains("nor that"));
+        assert_eq!(said.len(), 2, "{said:?}");
+        task.abort();
+    }
+
+    #[test]
+    fn a_reload_and_a_stop_are_told_in_systemd_s_words() {
+        let recorder = Recorder::default();
+        reloading(&recorder);
+        reloaded(&recorder);
+        stopping(&recorder);
+        let said = recorder.said();
+        assert!(said[0].starts_with("RELOADING=1|MONOTONIC_USEC="), "{said:?}");
+        assert_eq!(said[1..], ["READY=1", "STOPPING=1|STATUS=finishing what was accepted"]);
     }
 
     #[test]

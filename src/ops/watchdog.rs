@@ -32,21 +32,30 @@ pub struct Limits {
     pub load: Duration,
 }
 
-/// Earns it until the engine ends.
-pub async fn earn(engine: Engine, limits: Limits, notifier: impl Notifier) {
-    let patience = sd_notify::watchdog_enabled();
-    let every = patience.map_or(UNWATCHED, |patience| patience / OFTEN);
+/// How often it is to be earned, by systemd's patience.
+#[must_use]
+pub fn pace() -> Duration {
+    sd_notify::watchdog_enabled().map_or(UNWATCHED, |patience| patience / OFTEN)
+}
+
+/// Earns it for ever, for whichever engine serves.
+pub async fn earn(
+    engine: impl Fn() -> Engine,
+    limits: Limits,
+    every: Duration,
+    notifier: impl Notifier,
+) {
     let (mut probed, mut warned) = (Instant::now(), false);
     loop {
         tokio::time::sleep(every).await;
-        let why = unwell(&engine, limits, &mut probed, every).await;
+        let why = unwell(&engine(), limits, &mut probed, every).await;
         match &why {
             None => {
                 notifier.tell(&[NotifyState::Watchdog]);
                 warned = false;
             }
             Some(why) if !std::mem::replace(&mut warned, true) => {
-                tracing::warn!(why, "the watchdog is not fed");
+                tracing::warn!("the watchdog is not fed: {why}");
             }
             Some(_) => {}
         }
@@ -92,6 +101,7 @@ fn due(vitals: &Vitals, since_probe: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::systemd::tests::Recorder;
     use super::*;
     use crate::engine::worker::{Hooks, LoadError, Options};
 
@@ -125,6 +135,37 @@ mod tests {
             };
             assert_eq!(due(&vitals, seconds(probe)), expected, "{what}");
         }
+    }
+
+    /// The daemon's ways with one engine: what systemd was told within that time.
+    async fn told(engine: &Engine, load_ms: u64, within_ms: u64) -> Vec<String> {
+        let recorder = Recorder::default();
+        let limits = Limits { call: Duration::from_secs(9), load: Duration::from_millis(load_ms) };
+        let (one, every) = (engine.clone(), Duration::from_millis(10));
+        let earning = earn(move || one.clone(), limits, every, recorder.clone());
+        let _ = tokio::time::timeout(Duration::from_millis(within_ms), earning).await;
+        recorder.said()
+    }
+
+    #[tokio::test]
+    async fn systemd_is_fed_while_all_is_well_and_not_while_a_call_hangs() {
+        let options = Options::from(&crate::engine::Options::default());
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let load = move || {
+            let _ = wait.recv();
+            Err(LoadError::GoldenFiles(String::new()))
+        };
+        let engine = Engine::start(options, Hooks::new(load)).unwrap();
+        while engine.vitals().busy.is_none() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let patient = told(&engine, 60_000, 300).await;
+        assert!(patient.len() > 3, "{patient:?}");
+        assert!(patient.iter().all(|words| words == "WATCHDOG=1"), "{patient:?}");
+        assert_eq!(told(&engine, 1, 300).await, [""; 0], "a hanging call was forgiven");
+        release.send(()).unwrap();
+        engine.settled().await;
+        assert!(told(&engine, 1, 300).await.len() > 3, "manual-only mode earns it");
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use super::options::{Options, Profile};
 use super::request::{
     Answer, ImageRequest, MaskSource, ModelDescription, SegmentRequest, Segmented, Timings,
 };
+use super::serving::Serving;
 use super::store::StoredAnswer;
 use super::{Inner, add, keys, loader, oneclick, prompts, render, rows};
 use crate::domain::key::{AnswerKey, EmbeddingKey};
@@ -48,7 +49,7 @@ impl Question {
 
 /// A miss on its way to an answer.
 pub(super) struct Job<'a> {
-    pub(super) engine: &'a Arc<LoadedInfo>,
+    pub(super) engine: &'a Serving,
     prompt: Prompt,
     image_type: ImageType,
     pub(super) profile: &'a Profile,
@@ -62,7 +63,7 @@ impl Inner {
         self: &Arc<Self>,
         request: SegmentRequest,
     ) -> Result<Segmented, ServiceError> {
-        let engine = self.verified()?;
+        let engine = self.serving(request.deadline).await?;
         let (image, question) = Question::of(request);
         let mut timings = Timings::default();
         let resolved = self.resolve(image, &mut timings).await?;
@@ -74,22 +75,22 @@ impl Inner {
         self: &Arc<Self>,
         question: Question,
         resolved: Resolved,
-        engine: Arc<LoadedInfo>,
+        engine: Serving,
         mut timings: Timings,
     ) -> Result<Segmented, ServiceError> {
         let Question { image_type, clicks, bounds, target, mask_input, prompt_from, deadline } =
             question;
         let options = self.options();
         let size = resolved.record.size;
-        let side = engine.engine.input_size / 4;
+        let side = engine.info.engine.input_size / 4;
         let mask = match mask_input {
             None => None,
             Some(source) => Some(self.mask_input(source, size, side).await?),
         };
         let clicks = self.seeded(clicks, bounds, prompt_from, size, side).await?;
         let prompt = Prompt::new(size, clicks, bounds, mask, options.max_clicks)?;
-        prompts::fits(&prompt, engine.engine.max_points)?;
-        let embedding_key = keys::embedding(resolved.key, &engine.engine.fingerprint);
+        prompts::fits(&prompt, engine.info.engine.max_points)?;
+        let embedding_key = keys::embedding(resolved.key, &engine.info.engine.fingerprint);
         let profile = profile(&options, image_type, target);
         let key = keys::answer(&keys::AnswerFields {
             embedding: embedding_key,
@@ -111,13 +112,13 @@ impl Inner {
             }
         };
         let answer = stored.answer.clone();
-        let warnings = warnings(&options, &engine, &answer);
+        let warnings = warnings(&options, &engine.info, &answer);
         Ok(Segmented {
             answer,
             cached,
             embedding_cached,
             image: resolved.describe(),
-            model: model(&engine),
+            model: model(&engine.info),
             timings,
             warnings,
         })
@@ -142,10 +143,10 @@ impl Inner {
             self.find(resolved, &embedding, &job, timings).await?
         } else {
             let batch =
-                rows::batch(&job.prompt, resolved.record.size, job.engine.engine.input_size);
+                rows::batch(&job.prompt, resolved.record.size, job.engine.info.engine.input_size);
             Some(self.decode_one(&embedding, batch, &job, class, timings).await?)
         };
-        let side = job.engine.engine.input_size / 4;
+        let side = job.engine.info.engine.input_size / 4;
         let confidence = found.as_ref().map_or(0.0, |found| found.confidence);
         let (inner, size, expires) = (Arc::clone(self), resolved.record.size, self.store.expiry());
         let (key, image_type, prompt) = (job.key, job.image_type, job.prompt);
@@ -185,8 +186,8 @@ impl Inner {
         timings: &mut Timings,
     ) -> Result<oneclick::Found, ServiceError> {
         let kind = PromptKind::of(&batch);
-        let manifest = job.engine.package.manifest();
-        let done = self.engine.decode(embedding.clone(), batch, class, job.deadline).await?;
+        let manifest = job.engine.info.package.manifest();
+        let done = job.engine.engine.decode(embedding.clone(), batch, class, job.deadline).await?;
         add(&mut timings.queue, done.queue);
         add(&mut timings.prompt, done.took);
         timings.prompts = Some(1);

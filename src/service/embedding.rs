@@ -3,12 +3,13 @@
 use super::error::{ServiceError, internal};
 use super::image::{Pixels, Resolved, blocking};
 use super::request::{Embedded, ImageRequest, Timings};
+use super::serving::Serving;
 use super::store::Era;
 use super::{Inner, add, keys};
 use crate::domain::key::EmbeddingKey;
 use crate::domain::slice::Size;
 use crate::domain::tensor::Embedding;
-use crate::engine::worker::{Class, Cost, Deadline, LoadedInfo};
+use crate::engine::worker::{Class, Cost, Deadline, Engine};
 use crate::imaging::preprocess;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ struct EncodeJob {
     size: Size,
     side: usize,
     era: Era,
+    engine: Engine,
 }
 
 impl Inner {
@@ -39,10 +41,10 @@ impl Inner {
         request: ImageRequest,
         deadline: Instant,
     ) -> Result<Embedded, ServiceError> {
-        let engine = self.verified()?;
+        let engine = self.serving(deadline).await?;
         let mut timings = Timings::default();
         let resolved = self.resolve(request, &mut timings).await?;
-        let key = keys::embedding(resolved.key, &engine.engine.fingerprint);
+        let key = keys::embedding(resolved.key, &engine.info.engine.fingerprint);
         let (_, embedding_cached) =
             self.embedding(&resolved, key, &engine, deadline, &mut timings).await?;
         Ok(Embedded { image: resolved.describe(), embedding_cached, timings })
@@ -54,7 +56,7 @@ impl Inner {
         self: &Arc<Self>,
         resolved: &Resolved,
         key: EmbeddingKey,
-        engine: &Arc<LoadedInfo>,
+        engine: &Serving,
         deadline: Instant,
         timings: &mut Timings,
     ) -> Result<(Embedding, bool), ServiceError> {
@@ -66,8 +68,9 @@ impl Inner {
             key,
             pixels: resolved.pixels.clone(),
             size: resolved.record.size,
-            side: engine.engine.input_size,
+            side: engine.info.engine.input_size,
             era: resolved.era,
+            engine: engine.engine.clone(),
         };
         let work = move |deadline| inner.encode(job, deadline);
         let (outcome, started) = self.encodes.join(key, deadline, work).await;
@@ -83,30 +86,30 @@ impl Inner {
         job: EncodeJob,
         deadline: Deadline,
     ) -> Result<Encoded, ServiceError> {
-        let EncodeJob { key, pixels, size, side, era } = job;
+        let EncodeJob { key, pixels, size, side, era, engine } = job;
         let inner = Arc::clone(&self);
         let kept = blocking(move || inner.store.embedding_on_disk(key)).await?;
         if let Some((kept, created_ms)) = kept {
             // One that no longer fits the engine is a miss, not an error.
-            if let Ok(embedding) = self.engine.upload(kept, Class::Cold, deadline.clone()).await {
+            if let Ok(embedding) = engine.upload(kept, Class::Cold, deadline.clone()).await {
                 self.store.put_embedding(era, key, &embedding, Some(created_ms));
                 return Ok(Encoded { embedding, took: None });
             }
         }
         let cost = Cost { encodes: 1, prompts: 1 };
-        self.engine.admit(Class::Cold, cost, deadline.instant())?;
+        engine.admit(Class::Cold, cost, deadline.instant())?;
         let inner = Arc::clone(&self);
         let tensor = blocking(move || {
             let levels = inner.levels(pixels)?;
             preprocess::tensor(&levels, size, side).ok_or_else(|| internal("no tensor of an image"))
         })
         .await??;
-        let done = self.engine.encode(tensor, Class::Cold, deadline).await?;
+        let done = engine.encode(tensor, Class::Cold, deadline).await?;
         self.store.put_embedding(era, key, &done.embedding, None);
         if self.store.keeps_embeddings() {
             let (inner, embedding) = (Arc::clone(&self), done.embedding.clone());
             tokio::spawn(async move {
-                match inner.engine.download(embedding, Instant::now() + KEEPING).await {
+                match engine.download(embedding, Instant::now() + KEEPING).await {
                     Ok(host) => {
                         let _ =
                             blocking(move || inner.store.write_embedding(era, key, &host)).await;

@@ -3,6 +3,7 @@
 use super::Service;
 use crate::cache;
 use crate::engine::worker::State;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 /// The service's health, for the health routes and the command line.
@@ -10,6 +11,8 @@ use std::time::SystemTime;
 pub struct Health {
     /// Is automatic segmentation there?
     pub available: bool,
+    /// It still answers, and ends when it has answered.
+    pub stopping: bool,
     /// `sam2` or `manual-only`.
     pub mode: &'static str,
     /// Why not, or what is going on; for people.
@@ -31,7 +34,10 @@ impl Service {
         let state = self.engine().state();
         let available = matches!(state, State::Ready(_));
         let loaded = self.0.verified().ok();
-        let mut warnings = loaded.as_deref().map(super::loader::warnings).unwrap_or_default();
+        let mut warnings = loaded
+            .as_ref()
+            .map(|serving| super::loader::warnings(&serving.info))
+            .unwrap_or_default();
         let cache = self.cache().map(cache::Cache::stats);
         match &cache {
             None => warnings.push("no disk cache: results are kept in memory only".to_owned()),
@@ -42,6 +48,7 @@ impl Service {
         }
         Health {
             available,
+            stopping: self.0.stopping.load(Ordering::Relaxed),
             mode: if available { "sam2" } else { "manual-only" },
             reason: match state {
                 State::Ready(_) => None,
@@ -49,7 +56,7 @@ impl Service {
                 State::ManualOnly { reason, .. } => Some(reason.to_owned()),
             },
             warnings,
-            model: loaded.map(|loaded| super::answer::model(&loaded)),
+            model: loaded.map(|loaded| super::answer::model(&loaded.info)),
             cache,
             checked: SystemTime::now(),
         }

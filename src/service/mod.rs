@@ -30,11 +30,12 @@ pub mod request;
 mod rows;
 mod segmentation;
 pub mod selftest;
+pub mod serving;
 mod store;
 
 use crate::cache::Cache;
 use crate::domain::key::{AnswerKey, EmbeddingKey};
-use crate::engine::worker::{Engine, LoadedInfo, State};
+use crate::engine::worker::{Engine, State};
 use crate::imaging::decoder::Decoder;
 use crate::imaging::{Levels, png};
 use bytes::Bytes;
@@ -47,10 +48,13 @@ use options::Options;
 use request::{
     Answer, Embedded, ImageDescription, ImageRequest, SegmentRequest, Segmented, Timings,
 };
+use serving::{Serving, Watching};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use store::{Reach, Store, StoredAnswer};
+use tokio::sync::watch;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -77,13 +81,16 @@ pub struct Parts<'a> {
 struct Inner {
     /// In force now; a request keeps those that it began with.
     options: RwLock<Arc<Options>>,
-    engine: Engine,
+    /// The one that serves, and whoever wants to know of another.
+    engine: watch::Sender<Engine>,
     decoder: Decoder,
     inbox: Inbox,
     store: Store,
     encodes: Flight<EmbeddingKey, Encoded>,
+    /// Nothing new is to be sent here.
+    stopping: AtomicBool,
     /// The last engine that passed its self-test in this run.
-    verified: Mutex<Option<Arc<LoadedInfo>>>,
+    verified: Mutex<Option<Serving>>,
 }
 
 impl Service {
@@ -96,12 +103,13 @@ impl Service {
             inbox: Inbox::open(parts.inbox, parts.max_image_bytes)?,
             store: Store::new(&parts.options, parts.cache, parts.lifetime),
             options: RwLock::new(Arc::new(parts.options)),
-            engine: parts.engine,
+            engine: watch::Sender::new(parts.engine),
             decoder: parts.decoder,
             encodes: Flight::new(),
+            stopping: AtomicBool::new(false),
             verified: Mutex::new(None),
         }));
-        tokio::spawn(remember_verified(service.0.engine.clone(), Arc::downgrade(&service.0)));
+        tokio::spawn(remember_verified(service.watch(), Arc::downgrade(&service.0)));
         Ok(service)
     }
 
@@ -184,10 +192,26 @@ impl Service {
         stored.map(|stored| stored.answer.clone()).ok_or(ServiceError::UnknownMask)
     }
 
-    /// The engine's handle, for vitals.
+    /// The handle of the engine that serves.
     #[must_use]
-    pub fn engine(&self) -> &Engine {
-        &self.0.engine
+    pub fn engine(&self) -> Engine {
+        self.0.engine()
+    }
+
+    /// Has this engine serve from the next request on. Those under way are finished by the one before,
+    /// which ends with the last of them.
+    pub fn exchange_engine(&self, engine: Engine) {
+        if let State::Ready(info) = engine.state() {
+            let verified = Some(Serving { engine: engine.clone(), info });
+            *self.0.verified.lock().unwrap_or_else(PoisonError::into_inner) = verified;
+        }
+        self.0.engine.send_replace(engine);
+    }
+
+    /// The state of whichever engine serves.
+    #[must_use]
+    pub fn watch(&self) -> Watching {
+        Watching::new(self.0.engine.subscribe())
     }
 
     /// The decoder, for vitals.
@@ -227,6 +251,11 @@ impl Service {
         self.0.store.purge()
     }
 
+    /// Says from now on that it is not ready for more; what comes all the same is answered.
+    pub fn stopping(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+    }
+
     /// Writes what still waits for the disk; blocking. For the end of a drain.
     pub fn finish(&self) {
         self.0.store.finish();
@@ -234,15 +263,13 @@ impl Service {
 }
 
 /// Said while nobody knows yet.
-const LOADING: &str = "the engine is being loaded";
+pub const LOADING: &str = "the engine is being loaded";
 
 /// Keeps the last READY engine, so that its cached answers are served in manual-only mode too.
-async fn remember_verified(engine: Engine, service: std::sync::Weak<Inner>) {
-    let mut states = engine.watch();
-    drop(engine);
+async fn remember_verified(mut watching: Watching, service: std::sync::Weak<Inner>) {
     loop {
-        let ready = match &*states.borrow_and_update() {
-            State::Ready(info) => Some(Arc::clone(info)),
+        let ready = match watching.state() {
+            State::Ready(info) => Some(Serving { engine: watching.engine().clone(), info }),
             State::Loading | State::ManualOnly { .. } => None,
         };
         let Some(service) = service.upgrade() else { return };
@@ -250,7 +277,7 @@ async fn remember_verified(engine: Engine, service: std::sync::Weak<Inner>) {
             *service.verified.lock().unwrap_or_else(PoisonError::into_inner) = ready;
         }
         drop(service);
-        if states.changed().await.is_err() {
+        if !watching.changed().await {
             return;
         }
     }
@@ -275,10 +302,27 @@ impl Inner {
         Ok((resolved.describe(), levels))
     }
 
+    fn engine(&self) -> Engine {
+        self.engine.borrow().clone()
+    }
+
+    /// The engine for a request. While the first one of this run is being loaded, the request waits.
+    async fn serving(&self, deadline: Instant) -> Result<Serving, ServiceError> {
+        let engine = self.engine();
+        let refused = match self.verified() {
+            Err(refused) if matches!(engine.state(), State::Loading) => refused,
+            found => return found,
+        };
+        let patience = Instant::now() + Duration::from_secs(self.options().loading_wait_s);
+        let settled = tokio::time::timeout_at(patience.min(deadline).into(), engine.settled());
+        if settled.await.is_ok() { self.verified() } else { Err(refused) }
+    }
+
     /// The engine that passed its self-test in this run, or why there is none.
-    fn verified(&self) -> Result<Arc<LoadedInfo>, ServiceError> {
-        let reason = match self.engine.state() {
-            State::Ready(info) => return Ok(info),
+    fn verified(&self) -> Result<Serving, ServiceError> {
+        let engine = self.engine();
+        let reason = match engine.state() {
+            State::Ready(info) => return Ok(Serving { engine, info }),
             State::Loading => LOADING,
             State::ManualOnly { reason, .. } => reason,
         };

@@ -41,11 +41,11 @@ impl Inner {
     ) -> Result<Option<Found>, ServiceError> {
         let body = &resolved.record.body;
         let places = places(body, job.profile);
-        let info = &job.engine.engine;
+        let info = &job.engine.info.engine;
         let mut chooser = Chooser::new(job.profile, body, &places, info.input_size / 4);
         // Mask 0 of four is SAM2's answer to definite prompts; a grid asks ambiguous ones.
         let multimask =
-            info.masks == 4 && job.engine.package.manifest().selection == Selection::Sam2;
+            info.masks == 4 && job.engine.info.package.manifest().selection == Selection::Sam2;
         let scale = info.input_size as f64;
         for chunk in places.chunks(BATCH.min(info.max_prompts)) {
             let points: Vec<_> = chunk
@@ -54,13 +54,14 @@ impl Inner {
                 .collect();
             let Some(batch) = PromptBatch::single_clicks(&points) else { continue };
             let class = Class::Promptless;
-            let done = self.engine.decode(embedding.clone(), batch, class, job.deadline).await?;
+            let done =
+                job.engine.engine.decode(embedding.clone(), batch, class, job.deadline).await?;
             add(&mut timings.queue, done.queue);
             add(&mut timings.prompt, done.took);
             chooser.add(&done.logits, usize::from(multimask));
         }
         timings.prompts = Some(places.len());
-        let calibration = &job.engine.package.manifest().calibration;
+        let calibration = &job.engine.info.package.manifest().calibration;
         Ok(chooser.choose(|iou, logits| calibration.confidence(PromptKind::Ambiguous, iou, logits)))
     }
 }

@@ -11,6 +11,10 @@ pub struct Options {
     pub max_clicks: usize,
     /// Below this confidence an answer carries a warning.
     pub low_confidence: f64,
+    /// While the first engine of a run is being loaded, a request waits for it so long before it is
+    /// refused: after a restart nobody is sent away for a second. Those who look at a screen wait no
+    /// longer than this gladly.
+    pub loading_wait_s: u64,
     /// Memory for embeddings, host or device; one of SAM2.1 is 16 MiB, so this keeps the last 32.
     pub embeddings_bytes: u64,
     /// Memory for the answers of the last minutes, so that they can be refined and fetched even
@@ -29,6 +33,7 @@ impl Default for Options {
         Self {
             max_clicks: 64,
             low_confidence: 0.5,
+            loading_wait_s: 10,
             embeddings_bytes: 512 << 20,
             recent_answers_bytes: 64 << 20,
             known_images_bytes: 16 << 20,

@@ -22,7 +22,7 @@ impl Inner {
         self: &Arc<Self>,
         request: SegmentRequest,
     ) -> Result<(Segmented, Bytes), ServiceError> {
-        let engine = self.verified()?;
+        let engine = self.serving(request.deadline).await?;
         let (image, question) = Question::of(request);
         let mut timings = Timings::default();
         let (resolved, source) = self.resolve_with_source(image, &mut timings).await?;

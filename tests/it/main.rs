@@ -1,6 +1,7 @@
 //! One binary for all integration tests: linking is what takes long.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod accept;
 mod cache;
 mod cli;
 mod config;
@@ -10,7 +11,9 @@ mod http;
 mod layering;
 mod operations;
 mod parity;
+mod reload;
 mod service;
+mod sockets;
 mod supply;
 mod support;
 mod threats;

@@ -185,7 +185,7 @@ fn metrics_named(text: &str) -> BTreeSet<String> {
 #[test]
 fn alerts_and_board_ask_for_metrics_that_the_program_writes() {
     // Names as the source has them; promtool and a running daemon are asked in the systemd stage.
-    let source = shipped("src/http/metrics.rs");
+    let source = shipped("src/http/metrics.rs") + &shipped("src/ops/machine.rs");
     for file in ["config/prometheus/sam2d-alerts.yml", "config/grafana/sam2d.json"] {
         let named = metrics_named(&shipped(file));
         assert!(named.len() >= 6, "{file}: {named:?}");

@@ -2,13 +2,13 @@
 
 use crate::support::dicom::Ct;
 use crate::support::engine::{Orders, load_embedded, load_obedient, load_seeded};
-use crate::support::{Setup, click, disc_png, image, one_click, service};
+use crate::support::{Setup, click, disc_png, image, one_click, service, unsettled};
 use sam2d::domain::key::{AnswerKey, ImageKey, Sum};
 use sam2d::domain::mask::{ImageType, Target};
 use sam2d::domain::prompt::{ClickLabel, PromptBox};
 use sam2d::domain::slice::{Size, Window, WindowFunction};
 use sam2d::engine::package::Package;
-use sam2d::engine::worker::State;
+use sam2d::engine::worker::{Engine, Hooks, State};
 use sam2d::service::Service;
 use sam2d::service::error::ServiceError;
 use sam2d::service::options::Options;
@@ -432,6 +432,70 @@ async fn an_answer_that_takes_too_long_is_a_timeout_and_not_a_wait() {
         .await;
     assert!(matches!(late, Err(ServiceError::Timeout)), "{late:?}");
     assert!(Instant::now() < deadline + Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_first_engine_is_being_loaded_a_request_waits_for_it_but_not_for_ever() {
+    for (loading_wait_s, served) in [(20, true), (0, false)] {
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let load = move || {
+            let _ = wait.recv();
+            load_seeded()
+        };
+        let options = Options { loading_wait_s, ..Options::default() };
+        let service = unsettled(Setup { options, ..Setup::default() }, load);
+        let (asked, png) = (service.clone(), disc_png(96, 80));
+        let asked = tokio::spawn(async move { asked.segment(one_click(&png, 48.0, 40.0)).await });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(asked.is_finished(), !served);
+        release.send(()).unwrap();
+        match (asked.await.unwrap(), served) {
+            (Ok(segmented), true) => assert!(!segmented.cached),
+            (Err(ServiceError::EngineUnavailable { reason }), false) => {
+                assert_eq!(reason, "the engine is being loaded");
+            }
+            (other, _) => panic!("{other:?}"),
+        }
+        service.engine().settled().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_keeps_the_engine_that_it_began_with_and_an_exchanged_engine_ends_with_its_last_one()
+ {
+    let orders =
+        |fingerprint| Arc::new(Orders { fingerprint: Some(fingerprint), ..Orders::default() });
+    let (old, new) = (orders("old"), orders("new"));
+    let told = Arc::clone(&old);
+    let service = service(Setup::default(), move || load_obedient(&told)).await;
+    let mut watching = service.watch();
+    assert!(matches!(watching.state(), State::Ready(info) if info.engine.fingerprint == "old"));
+    old.encode_ms.store(600, Ordering::SeqCst);
+    let png = disc_png(96, 80);
+    let (asked, picture) = (service.clone(), png.clone());
+    let asked = tokio::spawn(async move { asked.segment(one_click(&picture, 48.0, 40.0)).await });
+    while service.engine().vitals().busy.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let told = Arc::clone(&new);
+    let options = sam2d::engine::Options::default();
+    let engine =
+        Engine::start((&options).into(), Hooks::new(move || load_obedient(&told))).unwrap();
+    engine.settled().await;
+    service.exchange_engine(engine);
+    let next = service.segment(one_click(&png, 40.0, 40.0)).await.unwrap();
+    assert_eq!((next.model.engine.fingerprint.as_str(), next.embedding_cached), ("new", false));
+    assert!(!asked.is_finished(), "the old engine was not busy any more: nothing was shown");
+    let before = asked.await.unwrap().unwrap();
+    assert_eq!(before.model.engine.fingerprint, "old");
+    assert!(watching.changed().await);
+    assert!(matches!(watching.state(), State::Ready(info) if info.engine.fingerprint == "new"));
+    // Its thread held the orders, too.
+    let until = Instant::now() + Duration::from_secs(10);
+    while Arc::strong_count(&old) > 1 {
+        assert!(Instant::now() < until, "the old engine lives on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

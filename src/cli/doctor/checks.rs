@@ -2,6 +2,7 @@
 
 use super::super::CommonArgs;
 use super::finding::{Finding, Section};
+use crate::cache::wall_clock::{self, Keeper};
 use crate::config::{Config, DEFAULT_FILE};
 use crate::engine::Options as EngineOptions;
 use crate::engine::package::{Origin, Package};
@@ -11,14 +12,14 @@ use rustix::fs::{Access, access, statvfs};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A daemon on this machine answers a health question in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// 2026-01-01: no clock that reads less is right.
-const PLAUSIBLE: Duration = Duration::from_secs(1_767_225_600);
+/// What systemd makes of the unit's `CacheDirectory=`.
+const INSTALLED_CACHE: &str = "/var/cache/sam2d";
 
 /// File, environment and flags; none when they make no configuration.
 pub(super) fn configuration(common: &CommonArgs, findings: &mut Vec<Finding>) -> Option<Config> {
@@ -57,7 +58,7 @@ pub(super) fn folders(config: &Config, findings: &mut Vec<Finding>) {
         findings.push(Finding::fine(Section::Folders, what));
         return;
     }
-    match config.cache.folder() {
+    match cache_folder(config, Path::new(INSTALLED_CACHE)) {
         Some(path) => folder("cache", &path, config.cache.min_free_bytes, findings),
         None => findings.push(Finding::fault(
             Section::Folders,
@@ -65,6 +66,16 @@ pub(super) fn folders(config: &Config, findings: &mut Vec<Finding>) {
             "set cache.dir, or run as a user with a home folder",
         )),
     }
+}
+
+/// The daemon's: the installed service's, where it is installed and nothing else is said. Whoever runs
+/// doctor (root, mostly) has a home folder of their own, which is none of the daemon's.
+fn cache_folder(config: &Config, installed: &Path) -> Option<PathBuf> {
+    let said = config.cache.dir.is_some() || std::env::var_os("CACHE_DIRECTORY").is_some();
+    if !said && installed.is_dir() {
+        return Some(installed.to_owned());
+    }
+    config.cache.folder()
 }
 
 fn folder(name: &str, path: &Path, min_free: u64, findings: &mut Vec<Finding>) {
@@ -117,28 +128,24 @@ fn folder(name: &str, path: &Path, min_free: u64, findings: &mut Vec<Finding>) {
 /// Answers live for a day: a clock that is wrong makes them live longer or shorter.
 pub(super) fn clock(findings: &mut Vec<Finding>) {
     let section = Section::Clock;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    if now < PLAUSIBLE {
+    if !wall_clock::is_plausible(SystemTime::now()) {
         let what = "the clock reads a time before this program was written";
         let remedy = "set it (timedatectl set-time), name a time server in \
                       /etc/systemd/timesyncd.conf, and see to the clock's battery";
         findings.push(Finding::fault(section, what, remedy));
         return;
     }
-    // systemd-timesyncd(8), chronyd(8): they keep these while the clock is theirs.
-    let timesyncd = Path::new("/run/systemd/timesync/synchronized").exists();
-    let chrony = Path::new("/run/chrony/chronyd.pid").exists();
-    findings.push(if timesyncd {
-        Finding::fine(section, "the clock is plausible and was synchronised since the start")
-    } else if chrony {
-        Finding::fine(section, "the clock is plausible, and chronyd keeps it")
-    } else {
-        Finding::warning(
+    findings.push(match wall_clock::keeper(Path::new("/")) {
+        Keeper::Timesyncd => {
+            Finding::fine(section, "the clock is plausible and was synchronised since the start")
+        }
+        Keeper::Chrony => Finding::fine(section, "the clock is plausible, and chronyd keeps it"),
+        Keeper::Nobody => Finding::warning(
             section,
             "the clock is plausible, but no time service is known to have set it",
             "timedatectl set-ntp true, with the hospital's time server in \
              /etc/systemd/timesyncd.conf; unneeded in a container, whose host keeps the clock",
-        )
+        ),
     });
 }
 
@@ -278,5 +285,23 @@ fn threads(options: &EngineOptions, findings: &mut Vec<Finding>) {
     if options.cpu_threads > there {
         let what = format!("engine.cpu_threads is {}, of {there} processors", options.cpu_threads);
         findings.push(Finding::warning(Section::Engine, what, "set engine.cpu_threads = 0"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_installed_service_s_cache_is_looked_at_whoever_runs_doctor() {
+        let folder = tempfile::tempdir().unwrap();
+        let installed = folder.path().join("var-cache-sam2d");
+        let mut config = Config::default();
+        // Not installed here: the user's own.
+        assert_eq!(cache_folder(&config, &installed), config.cache.folder());
+        std::fs::create_dir(&installed).unwrap();
+        assert_eq!(cache_folder(&config, &installed), Some(installed.clone()));
+        config.cache.dir = Some("/srv/results".into());
+        assert_eq!(cache_folder(&config, &installed), Some("/srv/results".into()));
     }
 }

@@ -70,7 +70,7 @@ impl Shared {
         if self.dead.swap(true, Ordering::AcqRel) {
             return;
         }
-        tracing::error!(cause = %fatal, "the engine can't go on in this process");
+        tracing::error!("the engine can't go on in this process: {fatal}");
         self.manual_only(reason, &fatal.to_string());
         end(fatal);
     }
@@ -285,12 +285,12 @@ fn judge(shared: &Shared, stage: Stage, error: &BackendError) -> Option<End> {
         }
         BackendError::DeviceLost(what) => {
             shared.counters.failed();
-            tracing::error!(stage, %error, "inference failed");
+            tracing::error!(stage, "inference failed: {error}");
             Some(End::Lost(what.clone()))
         }
         _ => {
             let failures_in_a_row = shared.counters.failed();
-            tracing::error!(stage, %error, failures_in_a_row, "inference failed");
+            tracing::error!(stage, failures_in_a_row, "inference failed: {error}");
             let broken = failures_in_a_row >= shared.options.max_failures;
             broken.then(|| End::Broken(error.clone()))
         }
@@ -345,7 +345,7 @@ fn warn_once(warned: &mut bool, reason: &str, detail: &str) {
     if std::mem::replace(warned, true) {
         tracing::debug!(reason, detail, "still manual-only");
     } else {
-        tracing::warn!(reason, detail, "manual-only mode: no automatic segmentation");
+        tracing::warn!("manual-only mode: no automatic segmentation: {reason} ({detail})");
     }
 }
 

@@ -31,6 +31,7 @@ use connection::Served;
 use doors::{Arrived, Door, accept, backlog, open};
 use http::{Request, Response};
 use hyper::body::Incoming;
+use prometheus_client::collector::Collector;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -53,6 +54,8 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     options: Options,
     security: Security,
+    /// Who else has figures for `/metrics`.
+    collector: Option<Box<dyn Collector>>,
 }
 
 impl Server {
@@ -62,7 +65,12 @@ impl Server {
     /// The first that can't be opened.
     pub async fn bind(options: &Options) -> Result<Self, BindError> {
         let (doors, addresses) = open(&options.listen, None).await?;
-        Ok(Self { doors, addresses, options: options.clone(), security: Security::default() })
+        Ok(Self::of(doors, addresses, options))
+    }
+
+    fn of(doors: Vec<Door>, addresses: Vec<SocketAddr>, options: &Options) -> Self {
+        let (options, security) = (options.clone(), Security::default());
+        Self { doors, addresses, options, security, collector: None }
     }
 
     /// Asks for tokens, and looks at their file again and again while it serves.
@@ -76,6 +84,13 @@ impl Server {
     #[must_use]
     pub fn with_audit(mut self, audit: Audit) -> Self {
         self.security.audit = Some(audit);
+        self
+    }
+
+    /// Has `/metrics` tell these figures too.
+    #[must_use]
+    pub fn with_collector(mut self, collector: Box<dyn Collector>) -> Self {
+        self.collector = Some(collector);
         self
     }
 
@@ -124,7 +139,7 @@ impl Server {
             socket.set_nonblocking(true)?;
             doors.push(Door { listener: TcpListener::from_std(socket)?, tls: None });
         }
-        Ok(Self { doors, addresses, options: options.clone(), security: Security::default() })
+        Ok(Self::of(doors, addresses, options))
     }
 
     /// What it listens on, with the ports that the system chose.
@@ -134,12 +149,13 @@ impl Server {
     }
 
     /// Serves until `stop`, then drains. True when every accepted request was answered in time.
-    pub async fn serve(self, service: Service, stop: impl Future<Output = ()>) -> bool {
+    pub async fn serve(mut self, service: Service, stop: impl Future<Output = ()>) -> bool {
         let seats = Seats::new(&self.options);
         let names = guard::machine_names();
         let seated = seats.clone();
         let security = self.security.clone();
-        let handler = Handler::secured(service, &self.options, &names, seated, security);
+        let collector = self.collector.take();
+        let handler = Handler::secured(service, &self.options, &names, seated, security, collector);
         // Ends with this function, however that ends.
         let mut watching = JoinSet::new();
         watching.spawn(self.security.clone().watch());

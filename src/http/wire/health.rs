@@ -89,7 +89,8 @@ pub fn live() -> Response<Reply> {
     send(&Wire { live: true })
 }
 
-/// `GET /readyz`: about the engine.
+/// `GET /readyz`: about the engine; and a daemon that stops is not ready for more, which is what
+/// balancers ask.
 #[must_use]
 pub fn ready(health: &Health) -> Response<Reply> {
     #[derive(Serialize)]
@@ -97,9 +98,11 @@ pub fn ready(health: &Health) -> Response<Reply> {
         ready: bool,
         reasons: Vec<&'a str>,
     }
-    let reasons = health.reason.iter().map(String::as_str).collect();
-    let mut response = send(&Wire { ready: health.available, reasons });
-    *response.status_mut() = status_of(health.available);
+    let stopping = health.stopping.then_some("the service is stopping");
+    let reasons = health.reason.as_deref().into_iter().chain(stopping).collect();
+    let ready = health.available && !health.stopping;
+    let mut response = send(&Wire { ready, reasons });
+    *response.status_mut() = status_of(ready);
     response
 }
 
@@ -137,6 +140,7 @@ mod tests {
         let kind = KindStats { entries: 2, bytes: 1000, ..KindStats::default() };
         Health {
             available,
+            stopping: false,
             mode: if available { "sam2" } else { "manual-only" },
             reason: (!available).then(|| "the engine is being loaded".to_owned()),
             warnings: vec!["look here".to_owned()],
@@ -184,6 +188,9 @@ mod tests {
         let (status, body) = text(ready(&health(false)));
         assert_eq!(status, 503);
         assert_eq!(body, r#"{"ready":false,"reasons":["the engine is being loaded"]}"#);
+        let (status, body) = text(ready(&Health { stopping: true, ..health(true) }));
+        assert_eq!(status, 503);
+        assert_eq!(body, r#"{"ready":false,"reasons":["the service is stopping"]}"#);
     }
 
     #[test]

@@ -50,7 +50,12 @@ impl Daemon {
 
     fn start_as(command: &mut Command) -> Self {
         let engine = super::seeded();
-        command.args(["--listen", "127.0.0.1:0", "--engine", engine.to_str().unwrap()]);
+        Self::start_configured(command.args(["--engine", engine.to_str().unwrap()]))
+    }
+
+    /// With the engine that its configuration names.
+    pub(crate) fn start_configured(command: &mut Command) -> Self {
+        command.args(["--listen", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = loop {
@@ -112,10 +117,14 @@ impl Daemon {
         }
     }
 
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// SIGTERM, and its exit code.
     pub(crate) fn stop(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
         self.child.wait().unwrap().code()
     }
 }

@@ -46,9 +46,18 @@ pub(crate) async fn service(
     setup: Setup<'_>,
     load: impl FnMut() -> Result<Loaded, LoadError> + Send + 'static,
 ) -> Service {
+    let service = unsettled(setup, load);
+    service.engine().settled().await;
+    service
+}
+
+/// The same, whose engine is still being loaded. Within a runtime.
+pub(crate) fn unsettled(
+    setup: Setup<'_>,
+    load: impl FnMut() -> Result<Loaded, LoadError> + Send + 'static,
+) -> Service {
     let options = sam2d::engine::Options { retry_first_s: 3600, ..Default::default() };
     let engine = Engine::start((&options).into(), Hooks::new(load)).unwrap();
-    engine.settled().await;
     let decoder = decoder::Options {
         executable: Some(env!("CARGO_BIN_EXE_sam2d").into()),
         workers: 2,

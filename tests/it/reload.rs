@@ -1,0 +1,189 @@
+//! SIGHUP on the real daemon: what a reload takes in, and what it never costs.
+
+use crate::support::daemon::{Daemon, done, sam2d};
+use crate::support::{disc_png, seeded};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const RELOADED: &str = "reload: the configuration is in force";
+
+/// A copy of the seeded engine's package with another version, so that it is another engine.
+fn package(home: &Path, version: &str, area_px: &str) -> PathBuf {
+    let folder = home.join(format!("engine-{version}"));
+    std::fs::create_dir(&folder).unwrap();
+    for entry in std::fs::read_dir(seeded()).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    let manifest = folder.join("engine.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let text = text.replace("version = \"1.0.0\"", &format!("version = \"{version}\""));
+    std::fs::write(manifest, text.replace("area_px = 505", &format!("area_px = {area_px}")))
+        .unwrap();
+    folder
+}
+
+struct Site {
+    home: tempfile::TempDir,
+    daemon: Daemon,
+}
+
+impl Site {
+    /// With the engine of this folder, by the configuration's word alone.
+    fn start(home: tempfile::TempDir, engine: &Path, more: &[(&str, &str)]) -> Self {
+        configure(home.path(), engine);
+        let mut command = sam2d(home.path());
+        command.arg("--config").arg(home.path().join("sam2d.toml")).envs(more.iter().copied());
+        command.stderr(std::fs::File::create(home.path().join("log")).unwrap());
+        let daemon = Daemon::start_configured(&mut command);
+        Self { home, daemon }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("log")).unwrap()
+    }
+
+    /// SIGHUP, and the end of the reload.
+    fn reload(&self) {
+        let before = self.log().matches(RELOADED).count();
+        self.daemon.signal(rustix::process::Signal::HUP);
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.log().matches(RELOADED).count() == before {
+            assert!(Instant::now() < until, "no reload:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn fingerprint(&self) -> String {
+        let health = self.daemon.get("/api/segmentation/sam2/health").value();
+        health["model"]["fingerprint"].as_str().unwrap().to_owned()
+    }
+}
+
+fn configure(home: &Path, engine: &Path) {
+    let text = format!("[engine]\npath = {engine:?}\ncpu_threads = 1\n");
+    std::fs::write(home.join("sam2d.toml"), text).unwrap();
+}
+
+fn click(number: usize) -> String {
+    let (x, y) = (5 + number % 80, 5 + number / 80 % 70);
+    format!("[{{\"x\":{x},\"y\":{y},\"label\":1}}]")
+}
+
+#[test]
+fn while_engines_are_exchanged_every_request_is_answered_by_one_of_them() {
+    let home = tempfile::tempdir().unwrap();
+    let engines = [package(home.path(), "1.0.1", "505"), package(home.path(), "1.0.2", "505")];
+    let site = Site::start(home, &engines[0], &[]);
+    let site = Arc::new(site);
+    let over = Arc::new(AtomicBool::new(false));
+    let traffic: Vec<_> = (0..3)
+        .map(|client: usize| {
+            let (site, over) = (Arc::clone(&site), Arc::clone(&over));
+            std::thread::spawn(move || {
+                let mut answers = Vec::new();
+                // A picture of its own, and never the same click: nothing comes from the cache.
+                let png = disc_png(96 + u32::try_from(client).unwrap(), 80);
+                for number in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let clicks = click(number);
+                    let answer = site.daemon.segment(&[
+                        ("file", &png),
+                        ("image_type", b"auto"),
+                        ("click_points", clicks.as_bytes()),
+                    ]);
+                    let value = answer.value();
+                    let engine = value["model"]["fingerprint"].as_str().map(str::to_owned);
+                    answers.push((answer.status, engine, answer.text()));
+                }
+                answers
+            })
+        })
+        .collect();
+    let mut seen = vec![site.fingerprint()];
+    for round in 1..=8 {
+        configure(site.home.path(), &engines[round % 2]);
+        site.reload();
+        seen.push(site.fingerprint());
+    }
+    over.store(true, Ordering::Relaxed);
+    let answers: Vec<_> = traffic.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    let lost: Vec<_> = answers.iter().filter(|(status, ..)| *status != 200).collect();
+    assert!(lost.is_empty(), "{} of {}: {:?}", lost.len(), answers.len(), lost.first());
+    assert!(answers.len() > 50, "too little traffic to tell: {}", answers.len());
+    assert!(seen.iter().step_by(2).all(|engine| *engine == seen[0]), "{seen:?}");
+    assert!(seen.iter().skip(1).step_by(2).all(|engine| *engine == seen[1]), "{seen:?}");
+    assert_ne!(seen[0], seen[1]);
+    for engine in &seen[..2] {
+        let count = answers.iter().filter(|answer| answer.1.as_ref() == Some(engine)).count();
+        assert!(count > 0, "no answer of {engine}");
+    }
+}
+
+#[test]
+fn a_new_engine_whose_golden_picture_comes_out_wrong_leaves_the_working_one_at_work() {
+    let home = tempfile::tempdir().unwrap();
+    let good = package(home.path(), "1.0.1", "505");
+    let wrong = package(home.path(), "1.0.2", "1505");
+    let site = Site::start(home, &good, &[]);
+    let before = site.fingerprint();
+    configure(site.home.path(), &wrong);
+    site.reload();
+    assert_eq!(site.fingerprint(), before);
+    assert_eq!(site.daemon.get("/readyz").status, 200);
+    let log = site.log();
+    assert!(log.contains("the working engine stays") && log.contains("came out wrong"), "{log}");
+    // Put right, the next reload takes it.
+    let manifest = wrong.join("engine.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(manifest, text.replace("area_px = 1505", "area_px = 505")).unwrap();
+    site.reload();
+    assert_ne!(site.fingerprint(), before);
+}
+
+#[test]
+fn a_reload_takes_tokens_in_before_it_says_that_it_is_done() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = package(home.path(), "1.0.1", "505");
+    let site = Site::start(home, &engine, &[]);
+    // The files are looked at every second all the same: once could be luck.
+    for round in 1..=6 {
+        let name = format!("editor-{round}");
+        let created = done(site.home.path(), &["token", "create", &name]);
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+        site.reload();
+        let log = site.log();
+        let taken = log.matches("the tokens changed").count();
+        assert_eq!((taken, log.matches(RELOADED).count()), (round, round), "{log}");
+    }
+}
+
+#[test]
+fn a_daemon_that_stops_says_on_a_kept_connection_that_it_is_not_ready_for_more() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = package(home.path(), "1.0.1", "505");
+    let site = Site::start(home, &engine, &[("SAM2D_HTTP__DRAIN_GRACE_MS", "20000")]);
+    let mut kept = TcpStream::connect(site.daemon.address).unwrap();
+    let mut ask = || {
+        kept.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = [0; 2048];
+        let count = kept.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..count]).into_owned()
+    };
+    assert!(ask().starts_with("HTTP/1.1 200"));
+    site.daemon.signal(rustix::process::Signal::TERM);
+    let until = Instant::now() + Duration::from_secs(10);
+    while !site.log().contains("finishing what was accepted") {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let draining = ask();
+    assert!(draining.starts_with("HTTP/1.1 503"), "{draining}");
+    assert!(draining.contains("the service is stopping"), "{draining}");
+}
