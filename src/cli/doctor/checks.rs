@@ -171,7 +171,11 @@ pub(super) fn decoder(config: &Config, findings: &mut Vec<Finding>) {
     findings.push(match decoded {
         Ok(_) => {
             let ms = began.elapsed().as_millis();
-            Finding::fine(section, format!("a child in its sandbox decoded a picture ({ms} ms)"))
+            let whose = match config.decoder.sandbox {
+                Sandbox::Required => "a child in its sandbox",
+                Sandbox::Off => "a child without a sandbox",
+            };
+            Finding::fine(section, format!("{whose} decoded a picture ({ms} ms)"))
         }
         Err(error) => Finding::fault(
             section,
