@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,12 @@ impl Daemon {
         let log = Arc::<Mutex<String>>::default();
         let address = follow(&log, child.stdout.take().unwrap());
         let _ = follow(&log, child.stderr.take().unwrap());
-        let address = address.recv_timeout(PATIENCE).expect("it says where it listens");
+        let address = match address.recv_timeout(PATIENCE) {
+            Ok(address) => address,
+            // A device that is lost as soon as it loads can end it before it has said so.
+            Err(RecvTimeoutError::Disconnected) => String::new(),
+            Err(RecvTimeoutError::Timeout) => panic!("it never said where it listens"),
+        };
         Self { child, address, log, control }
     }
 

@@ -1,7 +1,7 @@
 //! Sockets and connections: accepting, serving, and ending without losing anybody.
 //!
 //! Invariants:
-//! 1. HTTP/1.1 (and 1.0) is read through [`Strict`]; HTTP/2 there is by ALPN only.
+//! 1. HTTP/1.1 (and 1.0) is read through [`Strict`](crate::http::strict::Strict); HTTP/2 there is by ALPN only.
 //! 2. Connections are bounded, in all and per client; who finds no seat is told so.
 //! 3. After the stop signal every request whose connection was accepted is answered: what waits in
 //!    the kernel's backlog is taken in, and idle connections stay open for a moment, for the
