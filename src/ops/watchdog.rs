@@ -147,8 +147,8 @@ mod tests {
         recorder.said()
     }
 
-    #[tokio::test]
-    async fn systemd_is_fed_while_all_is_well_and_not_while_a_call_hangs() {
+    /// An engine that loads until it is released, and then has no package.
+    async fn loading() -> (Engine, std::sync::mpsc::Sender<()>) {
         let options = Options::from(&crate::engine::Options::default());
         let (release, wait) = std::sync::mpsc::channel::<()>();
         let load = move || {
@@ -159,6 +159,12 @@ mod tests {
         while engine.vitals().busy.is_none() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+        (engine, release)
+    }
+
+    #[tokio::test]
+    async fn systemd_is_fed_while_all_is_well_and_not_while_a_call_hangs() {
+        let (engine, release) = loading().await;
         let patient = told(&engine, 60_000, 300).await;
         assert!(patient.len() > 3, "{patient:?}");
         assert!(patient.iter().all(|words| words == "WATCHDOG=1"), "{patient:?}");
@@ -170,16 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_past_its_limit_earns_nothing_and_manual_only_does() {
-        let options = Options::from(&crate::engine::Options::default());
-        let (release, wait) = std::sync::mpsc::channel::<()>();
-        let load = move || {
-            let _ = wait.recv();
-            Err(LoadError::GoldenFiles(String::new()))
-        };
-        let engine = Engine::start(options, Hooks::new(load)).unwrap();
-        while engine.vitals().busy.is_none() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let (engine, release) = loading().await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         let tight = Limits { call: Duration::from_secs(9), load: Duration::from_millis(10) };
         let wide = Limits { call: Duration::ZERO, load: Duration::from_secs(60) };
