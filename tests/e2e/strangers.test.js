@@ -91,8 +91,8 @@ test('a page of another site can neither read from the box nor have it work', op
   await page.close();
 });
 
-/** Runs in a stranger's page: a frame whose form sends itself to the box. @param {[string, string, boolean]} how */
-function submit([action, policy, sandbox]) {
+/** Runs in a stranger's page: a frame whose form sends itself to the box. @param {{ action: string, policy: string, sandbox: boolean }} how */
+function submit({ action, policy, sandbox }) {
   const frame = document.createElement('iframe');
   if (sandbox) frame.setAttribute('sandbox', 'allow-forms allow-scripts');
   frame.srcdoc = `<meta name="referrer" content="${policy || 'unsafe-url'}"><form method="post" enctype="multipart/form-data" action="${action}">
@@ -111,7 +111,7 @@ test('forms that a page of another site submits are refused, whatever it says of
     let response = null;
     for (let attempt = 0; !response && attempt < 3; attempt += 1) {
       const answered = page.waitForResponse((one) => one.url() === daemon.url + SEGMENT, { timeout: 10000 }).catch(() => null);
-      await page.evaluate(submit, [daemon.url + SEGMENT, policy, sandbox]);
+      await page.evaluate(submit, { action: daemon.url + SEGMENT, policy, sandbox });
       response = await answered;
     }
     assert.ok(response, `${name}: no answer was seen`);
