@@ -7,11 +7,12 @@
 //!    logged here, once, with its causes.
 //! 3. A panic is a 500, and the next request finds everything as it was.
 
+use super::budget::Budget;
 use super::course::{Course, Trace, work};
 use super::failure::{Failure, not_recorded, refused, told};
 use super::guard::{Caller, Connection, Guard};
 use super::head::Refusal;
-use super::intake::{Budget, Intake, Limits};
+use super::intake::{Intake, Limits};
 use super::linger::Lingering;
 use super::metrics::{self, Metrics};
 use super::options::Options;

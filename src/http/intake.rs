@@ -1,113 +1,21 @@
-//! Letting a body in: bounded in bytes (each and all together) and in time.
+//! Letting a body in: bounded in bytes and in time.
 //!
 //! Invariants:
-//! 1. No byte is kept beyond `max_body_bytes`, and none that [`Budget`] has not granted.
+//! 1. No byte is kept beyond `max_body_bytes`, and none that the [`Budget`] has not granted.
 //! 2. A grant is given back when the last [`Bytes`] made from the body is dropped, however the
 //!    request ended.
-//! 3. One address has its share of that at most, but for a proxy, which speaks for many.
-//! 4. Nobody waits for memory: what doesn't fit now is refused, so that a client with a slow link
-//!    can't hold others up.
 
-use super::network::Cidr;
-use super::options::Options;
+use super::budget::{Budget, Grant, NoRoom};
 use super::wire::problem::{Code, Problem};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::Body;
-use std::collections::HashMap;
 use std::error::Error;
-use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
-
-/// The semaphore counts blocks of this size, since its permits are counted in 32 bits.
-const BLOCK_BYTES: usize = 1024;
-
-/// Memory for all bodies together, `http.max_inflight_bytes`.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    blocks: Arc<Semaphore>,
-    size: usize,
-    clients: Arc<Clients>,
-    /// Against whose share a grant counts.
-    client: Option<IpAddr>,
-}
-
-/// Blocks that were granted to each address.
-#[derive(Debug, Default)]
-struct Clients {
-    max: usize,
-    unlimited: Vec<Cidr>,
-    taken: Mutex<HashMap<IpAddr, usize>>,
-}
-
-impl Budget {
-    /// Of this many bytes, for whoever comes.
-    #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        let size = (bytes / BLOCK_BYTES).min(Semaphore::MAX_PERMITS);
-        let blocks = Arc::new(Semaphore::new(size));
-        Self { blocks, size, clients: Arc::default(), client: None }
-    }
-
-    /// As the options say, with a share for each client.
-    #[must_use]
-    pub fn shared(options: &Options) -> Self {
-        let clients = Clients {
-            max: options.max_inflight_bytes_per_client / BLOCK_BYTES,
-            unlimited: options.trusted_proxies.clone(),
-            taken: Mutex::default(),
-        };
-        Self { clients: Arc::new(clients), ..Self::new(options.max_inflight_bytes) }
-    }
-
-    /// The same, with grants that count against this client's share.
-    #[must_use]
-    pub fn of(&self, client: IpAddr) -> Self {
-        let limited = !self.clients.unlimited.iter().any(|proxy| proxy.contains(client));
-        Self { client: limited.then_some(client), ..self.clone() }
-    }
-
-    /// Bytes granted at the moment.
-    #[must_use]
-    pub fn in_use(&self) -> usize {
-        (self.size - self.blocks.available_permits()) * BLOCK_BYTES
-    }
-
-    fn grant(&self, blocks: usize) -> Result<OwnedSemaphorePermit, IntakeError> {
-        let count = u32::try_from(blocks).map_err(|_| IntakeError::Full)?;
-        let acquire = || {
-            Arc::clone(&self.blocks).try_acquire_many_owned(count).map_err(|_| IntakeError::Full)
-        };
-        let Some(client) = self.client.filter(|_| blocks > 0) else { return acquire() };
-        let mut taken = self.clients.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = taken.get(&client).copied().unwrap_or(0) + blocks;
-        if own > self.clients.max {
-            return Err(IntakeError::ClientFull);
-        }
-        let granted = acquire()?;
-        taken.insert(client, own);
-        Ok(granted)
-    }
-
-    /// A client's share is as large again as before a grant.
-    fn give_back(&self, blocks: usize) {
-        let Some(client) = self.client else { return };
-        let mut taken = self.clients.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = taken.get(&client).copied().unwrap_or(0).saturating_sub(blocks);
-        if left > 0 {
-            taken.insert(client, left);
-        } else {
-            // An address that left must not be remembered: there are very many of them.
-            taken.remove(&client);
-        }
-    }
-}
 
 /// Why a body was not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,12 +29,9 @@ pub enum IntakeError {
         /// `http.max_body_bytes`.
         limit: usize,
     },
-    /// 503: other uploads fill the memory set aside for them.
-    #[error("the box is taking in as many uploads as it can; try again in a moment")]
-    Full,
-    /// 429: this client's uploads fill its share.
-    #[error("this address is sending as much at a time as one may; wait for an upload to end")]
-    ClientFull,
+    /// 503 or 429.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// 408.
     #[error("the body came too slowly")]
     TooSlow,
@@ -140,10 +45,10 @@ impl From<IntakeError> for Problem {
         let code = match error {
             IntakeError::NoLength => Code::LengthRequired,
             IntakeError::TooLarge { .. } => Code::TooLarge,
-            IntakeError::Full => {
+            IntakeError::NoRoom(NoRoom::Full) => {
                 return Self::overloaded(error.to_string(), Duration::from_secs(1));
             }
-            IntakeError::ClientFull => {
+            IntakeError::NoRoom(NoRoom::ClientFull) => {
                 return Self::new(Code::RateLimited, error.to_string())
                     .with_retry_after(Duration::from_secs(1));
             }
@@ -172,35 +77,9 @@ pub struct Intake<B> {
     limits: Limits,
     received: usize,
     declared: usize,
-    share: Arc<Share>,
+    grant: Grant,
     idle: Pin<Box<Sleep>>,
     deadline: Pin<Box<Sleep>>,
-}
-
-/// What one body holds of the budget.
-#[derive(Debug)]
-struct Share {
-    budget: Budget,
-    granted: Mutex<OwnedSemaphorePermit>,
-}
-
-impl Share {
-    fn grow_to(&self, bytes: usize) -> Result<(), IntakeError> {
-        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed = bytes.div_ceil(BLOCK_BYTES);
-        if needed > granted.num_permits() {
-            let more = self.budget.grant(needed - granted.num_permits())?;
-            granted.merge(more);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let granted = self.granted.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.budget.give_back(granted.num_permits());
-    }
 }
 
 impl<B> Intake<B>
@@ -211,7 +90,7 @@ where
     /// Before a byte is read: refuses by the declared length, and sets memory aside for it.
     ///
     /// # Errors
-    /// `NoLength`, `TooLarge`, `Full`.
+    /// `NoLength`, `TooLarge`, `NoRoom`.
     pub fn open(
         headers: &HeaderMap,
         body: B,
@@ -225,13 +104,12 @@ where
         if declared > limits.max_bytes {
             return Err(IntakeError::TooLarge { limit: limits.max_bytes });
         }
-        let granted = Mutex::new(budget.grant(declared.div_ceil(BLOCK_BYTES))?);
         Ok(Self {
             body,
             limits,
             received: 0,
             declared,
-            share: Arc::new(Share { budget: budget.clone(), granted }),
+            grant: budget.grant(declared)?,
             idle: Box::pin(tokio::time::sleep(limits.idle)),
             deadline: Box::pin(tokio::time::sleep_until(limits.deadline)),
         })
@@ -258,8 +136,8 @@ where
                 let limit = self.limits.max_bytes;
                 return Poll::Ready(Some(Err(IntakeError::TooLarge { limit })));
             }
-            if let Err(full) = self.share.grow_to(self.received) {
-                return Poll::Ready(Some(Err(full)));
+            if let Err(no_room) = self.grant.grow_to(self.received) {
+                return Poll::Ready(Some(Err(no_room.into())));
             }
             // A body that always has a byte ready must not outlive its deadline either.
             if self.deadline.is_elapsed() || Instant::now() >= self.limits.deadline {
@@ -279,7 +157,7 @@ where
         while let Some(piece) = std::future::poll_fn(|cx| self.poll_piece(cx)).await {
             bytes.extend_from_slice(&piece?);
         }
-        Ok(Upload { bytes, grant: Grant { _share: self.share } })
+        Ok(Upload { bytes, grant: self.grant })
     }
 }
 
@@ -312,32 +190,6 @@ impl Upload {
     #[must_use]
     pub fn grant(&self) -> Grant {
         self.grant.clone()
-    }
-}
-
-/// What one body holds of the budget, given back when the last clone is dropped.
-#[derive(Clone, Debug)]
-pub struct Grant {
-    _share: Arc<Share>,
-}
-
-impl Grant {
-    /// Ties bytes to this grant.
-    #[must_use]
-    pub fn hold(&self, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(Held { bytes, _grant: self.clone() })
-    }
-}
-
-/// Bytes that count against the budget until they are dropped.
-struct Held {
-    bytes: Bytes,
-    _grant: Grant,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }
 
@@ -428,7 +280,7 @@ pub(crate) mod tests {
         let first = open(full.clone(), &budget, 5000).unwrap();
         let second = open(full.clone(), &budget, 5000).unwrap();
         assert_eq!(budget.in_use(), 4096);
-        assert_eq!(open(full, &budget, 5000).err(), Some(IntakeError::Full));
+        assert_eq!(open(full, &budget, 5000).err(), Some(NoRoom::Full.into()));
         drop((first, second));
         assert_eq!(budget.in_use(), 0);
         let empty = http_body_util::Empty::new();
@@ -444,7 +296,7 @@ pub(crate) mod tests {
         let held = open(body(), &budget, 3000).unwrap().collect().await.unwrap();
         assert_eq!((held.bytes().len(), budget.in_use()), (3000, 3072));
         let full = open(body(), &budget, 3000).unwrap().collect().await.err();
-        assert_eq!(full, Some(IntakeError::Full));
+        assert_eq!(full, Some(NoRoom::Full.into()));
         assert_eq!(budget.in_use(), 3072);
     }
 
@@ -455,39 +307,6 @@ pub(crate) mod tests {
         let body = pieces(&[b"a", b"b"]);
         let intake = Intake::open(&HeaderMap::new(), body, &budget, bounds).unwrap();
         assert_eq!(intake.collect().await.err(), Some(IntakeError::TooSlow));
-    }
-
-    #[tokio::test]
-    async fn one_client_has_its_share_and_no_more() {
-        let options = Options {
-            max_inflight_bytes: 8192,
-            max_inflight_bytes_per_client: 4096,
-            trusted_proxies: vec!["10.0.0.9".parse().unwrap()],
-            ..Options::default()
-        };
-        let budget = Budget::shared(&options);
-        let of = |client: &str| budget.of(client.parse().unwrap());
-        let full = || http_body_util::Full::new(Bytes::from_static(&[0; 2000]));
-        let first = open(full(), &of("10.0.0.1"), 5000).unwrap();
-        let second = open(full(), &of("10.0.0.1"), 5000).unwrap().collect().await.unwrap();
-        let third = open(full(), &of("10.0.0.1"), 5000).err();
-        assert_eq!(third, Some(IntakeError::ClientFull));
-        // What has no length counts as it comes.
-        let undeclared = open(pieces(&[b"a"]), &of("10.0.0.1"), 5000).unwrap();
-        assert_eq!(undeclared.collect().await.err(), Some(IntakeError::ClientFull));
-        let other = open(full(), &of("10.0.0.2"), 5000).unwrap();
-        drop(first);
-        let fourth = open(full(), &of("10.0.0.1"), 5000).unwrap();
-        drop((second, fourth, other));
-        assert!(budget.clients.taken.lock().unwrap().is_empty());
-        let proxied: Vec<_> =
-            (0..4).map(|_| open(full(), &of("10.0.0.9"), 5000).unwrap()).collect();
-        assert_eq!(open(full(), &of("10.0.0.9"), 5000).err(), Some(IntakeError::Full));
-        // Who was refused for want of memory has nothing of its share taken.
-        assert_eq!(open(full(), &of("10.0.0.1"), 5000).err(), Some(IntakeError::Full));
-        drop(proxied);
-        assert_eq!(budget.in_use(), 0);
-        assert!(budget.clients.taken.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! them at every scrape. Labels are few and fixed: route templates, codes, stages. Nothing that a
 //! client sent is ever one.
 
-use super::intake::Budget;
+use super::budget::Budget;
 use super::routes::Route;
 use super::seats::Seats;
 use super::security::Security;

@@ -148,7 +148,8 @@ mod tests {
     use super::*;
     use crate::domain::mask::{ImageType, Target};
     use crate::domain::prompt::ClickLabel;
-    use crate::http::intake::{Budget, tests::uploaded};
+    use crate::http::budget::Budget;
+    use crate::http::intake::tests::uploaded;
     use crate::http::wire::fields::{MaskFormat, Parsed, SliceIndex};
     use crate::service::request::MaskSource;
     use std::time::Instant;

@@ -86,7 +86,8 @@ mod tests {
     use super::*;
     use crate::domain::mask::{ImageType, Target};
     use crate::domain::prompt::{Click, ClickLabel, PromptBox};
-    use crate::http::intake::{Budget, tests::uploaded};
+    use crate::http::budget::Budget;
+    use crate::http::intake::tests::uploaded;
     use crate::http::wire::fields::{Echo, MaskFormat, Parsed, SliceIndex};
     use crate::http::wire::problem::Code;
     use crate::service::request::MaskSource;
