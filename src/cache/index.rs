@@ -100,9 +100,9 @@ impl Index {
         true
     }
 
-    /// Known?
-    pub(super) fn contains(&self, key: &Sum) -> bool {
-        self.find(key).is_some()
+    /// What is known of an entry.
+    pub(super) fn known(&self, key: &Sum) -> Option<Known> {
+        self.node(self.find(key)?).map(Node::known)
     }
 
     /// An entry is gone.

@@ -2,9 +2,7 @@
 //! start and then, every minute, gives back the space of what is too old, and every few notes down
 //! what was used and what time it is.
 
-use super::clock::Now;
 use super::shared::Shared;
-use super::stats::Cause;
 use super::{Kind, scan, writer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -98,14 +96,10 @@ pub(super) fn sweep(shared: &Shared) {
     if !now.settled {
         return;
     }
-    // The index knows seconds, rounded down: what it calls dead may live for one more.
-    let a_second_ago = Now { ms: now.ms.saturating_sub(1000), ..now };
     for kind in Kind::ALL {
-        let dead = shared
-            .index(kind)
-            .created(|created_s| shared.is_dead(u64::from(created_s) * 1000, a_second_ago));
+        let dead = shared.index(kind).created(|created_s| shared.is_past(created_s, now));
         for key in dead {
-            shared.discard(kind, &key, None, Cause::Expired);
+            shared.expire(kind, &key, now);
         }
     }
 }

@@ -6,7 +6,6 @@
 use super::Kind;
 use super::index::Known;
 use super::shared::Shared;
-use super::stats::Cause;
 use super::store::Store;
 use crate::domain::key::Sum;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
@@ -47,9 +46,8 @@ pub(super) fn scan(shared: &Shared, kind: Kind, gone: &impl Fn() -> bool) -> Res
         match item {
             Item::Foreign { folder, name } => remove_foreign(folder, name),
             Item::Entry(entry) => {
-                let created_ms = u64::from(entry.created_s) * 1000;
-                if now.settled && shared.is_dead(created_ms, now) {
-                    shared.discard(kind, &entry.key, None, Cause::Expired);
+                if now.settled && shared.is_past(entry.created_s, now) {
+                    shared.expire(kind, &entry.key, now);
                 } else {
                     newest_s = newest_s.max(entry.created_s);
                     found.push(entry);

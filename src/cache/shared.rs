@@ -151,6 +151,11 @@ impl Shared {
         now.is_over(created_ms, self.lifetime())
     }
 
+    /// As [`Shared::is_dead`], for a time that is known in seconds, rounded down: none too early.
+    pub(super) fn is_past(&self, created_s: u32, now: Now) -> bool {
+        self.is_dead(u64::from(created_s) * 1000 + 999, now)
+    }
+
     /// The entry that these bytes are, unless they are too old.
     fn live(&self, checked: &Arc<Checked>, now: Now) -> Option<Entry> {
         if self.is_dead(checked.created_ms, now) {
@@ -356,10 +361,24 @@ impl Shared {
         let mut freed = 0;
         while freed < bytes {
             let Some(oldest) = self.index(kind).oldest() else { return };
-            if !self.discard(kind, &oldest.key, None, Cause::Evicted) {
+            let _one_at_a_time = self.stripe(&oldest.key);
+            // Waiting for its turn, it may have been written anew: then it isn't the oldest.
+            if self.index(kind).oldest() != Some(oldest) {
+                continue;
+            }
+            if !self.discard_in_turn(kind, &oldest.key, None, Cause::Evicted) {
                 return;
             }
             freed += oldest.bytes;
+        }
+    }
+
+    /// Removes what was too old, unless it has been written anew since that was seen.
+    pub(super) fn expire(&self, kind: Kind, key: &Sum, now: Now) {
+        let _one_at_a_time = self.stripe(key);
+        let known = self.index(kind).known(key);
+        if known.is_none_or(|known| self.is_past(known.created_s, now)) {
+            self.discard_in_turn(kind, key, None, Cause::Expired);
         }
     }
 
@@ -372,8 +391,13 @@ impl Shared {
         only: Option<FileId>,
         cause: Cause,
     ) -> bool {
-        let Some(store) = self.store() else { return false };
         let _one_at_a_time = self.stripe(key);
+        self.discard_in_turn(kind, key, only, cause)
+    }
+
+    /// As [`Shared::discard`], by whoever holds the key's stripe.
+    fn discard_in_turn(&self, kind: Kind, key: &Sum, only: Option<FileId>, cause: Cause) -> bool {
+        let Some(store) = self.store() else { return false };
         match store.remove(kind, key, only) {
             Ok(removed) => {
                 if removed || only.is_none() {
@@ -394,7 +418,7 @@ impl Shared {
 
     /// The disk said there is no such file; the index may think otherwise.
     fn forget_if_gone(&self, kind: Kind, key: &Sum) {
-        if !self.index(kind).contains(key) {
+        if self.index(kind).known(key).is_none() {
             return;
         }
         let _one_at_a_time = self.stripe(key);

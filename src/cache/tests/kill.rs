@@ -1,8 +1,8 @@
 //! kill −9 at every step of a write. A child (this test binary again) writes rounds of entries, says
-//! after each that it is kept, and is killed: by a failpoint before a step of a write (in the writing itself: with half of the
-//! bytes written), or by us at any moment. Then the folder is opened
-//! and asked: every entry is whole or absent, the last one kept is there, nothing half-made lies
-//! about, and the index counts what the disk holds.
+//! after each that it is kept, and is killed: by a failpoint before a step of a write (in the writing
+//! itself: with half of the bytes written), or by us at any moment. Then the folder is opened and
+//! asked: every entry is whole or absent, the last one kept is there, nothing half-made lies about,
+//! and the index counts what the disk holds.
 //!
 //! 50 runs, 1,000 with `SAM2D_SOAK` set.
 
@@ -116,6 +116,19 @@ fn run_child(root: &Path, seed: u32, step: Result<&str, u64>) -> (Vec<(Kind, u8,
     (kept.collect(), struck.unwrap_or("any moment").to_owned())
 }
 
+/// For a failure to explain itself: what was kept, what lies there, what the cache did.
+fn found(root: &Path, cache: &Cache, kept: &[(Kind, u8, u32)]) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!("kept {kept:?}\n{:?}\n", cache.stats());
+    for file in files_under(&root.join("v1")) {
+        let (times, name) = (fs::metadata(&file), file.file_name().unwrap().to_owned());
+        let n = (0..KEYS).find(|n| name.to_str() == Some(&key(*n).to_hex()));
+        let times = times.map(|times| (times.len(), times.modified(), times.accessed()));
+        writeln!(text, "{} is {n:?}: {times:?}", file.display()).unwrap();
+    }
+    text
+}
+
 fn asked_after_a_kill(root: &Path, kept: &[(Kind, u8, u32)]) {
     let cache = Cache::open(options(root), Clock::system()).unwrap();
     wait_for_scan(&cache);
@@ -129,7 +142,9 @@ fn asked_after_a_kill(root: &Path, kept: &[(Kind, u8, u32)]) {
         }
         let last = kept.iter().rev().find(|(of, ..)| *of == kind);
         if let Some((_, n, round)) = last {
-            let entry = cache.get(kind, &key(*n)).expect("the last one kept is there");
+            let Some(entry) = cache.get(kind, &key(*n)) else {
+                panic!("{kind:?} {n} of round {round} was kept last: {}", found(root, &cache, kept))
+            };
             let found = u32::from_le_bytes(entry.metadata()[..].try_into().unwrap());
             assert!(found >= *round, "{found} is older than {round}, which was kept");
         }

@@ -1,6 +1,7 @@
 //! Many threads on few keys, with a disk that is pulled about under them.
 
 use super::*;
+use crate::cache::keeper;
 
 /// Numbers that differ by thread and step.
 struct Dice(u64);
@@ -209,4 +210,52 @@ fn writing_and_removing_one_key_wait_for_each_other() {
     assert!(removed.recv().unwrap());
     assert!(!bench.file(Kind::Answer, &key(1)).exists());
     assert_eq!(cache.stats().kinds[0].entries, 0);
+}
+
+/// Puts the first entry anew, and before its rename has another thread look for something to remove,
+/// which then finds the entry as it was and has to wait for its turn.
+fn put_anew_while(cache: &Cache, removes: fn(&Shared)) {
+    let (sender, removed) = std::sync::mpsc::channel();
+    let removing = Arc::clone(&cache.shared);
+    let _off = faults::on(move |op| {
+        if faults::name(op) == "rename" {
+            let (shared, done) = (Arc::clone(&removing), sender.clone());
+            std::thread::spawn(move || {
+                removes(&shared);
+                done.send(()).unwrap();
+            });
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    });
+    put(cache, Kind::Answer, 1, 10);
+    removed.recv().unwrap();
+}
+
+#[test]
+fn the_longest_unused_that_is_written_anew_meanwhile_is_not_pushed_out() {
+    let mut bench = Bench::on_disk_only();
+    bench.options.answers_bytes = 3 * 8192;
+    let cache = bench.open();
+    put(&cache, Kind::Answer, 1, 10);
+    put(&cache, Kind::Answer, 2, 10);
+    put_anew_while(&cache, |shared| shared.make_room(Kind::Answer, 2 * 8192));
+    assert!(holds(&cache, Kind::Answer, 1), "it is the newest now");
+    assert!(!holds(&cache, Kind::Answer, 2), "it was the longest unused instead");
+}
+
+#[test]
+fn what_is_written_anew_while_it_is_found_too_old_stays() {
+    let by_sweep: fn(&Shared) = keeper::sweep;
+    let by_scan: fn(&Shared) = |shared| scan::scan(shared, Kind::Answer, &|| false).unwrap();
+    for remove in [by_sweep, by_scan] {
+        let bench = Bench::on_disk_only();
+        let cache = bench.open();
+        put(&cache, Kind::Answer, 1, 10);
+        put(&cache, Kind::Answer, 2, 10);
+        bench.later(25 * HOUR_MS);
+        put_anew_while(&cache, remove);
+        assert!(holds(&cache, Kind::Answer, 1), "it is young");
+        assert_eq!(cache.stats().kinds[0].expired, 1, "the other was removed");
+    }
 }
