@@ -9,16 +9,15 @@ it did after the first tenth (and 32 MB), and stops with exit code 0. Exit statu
 """
 
 import argparse
-import collections
+import functools
 import os
 import random
 import socket
 import sys
-import threading
-import time
 from pathlib import Path
 
 from daemon import Daemon
+from storm import Storm
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120
@@ -128,59 +127,38 @@ class Line:
         return int(lines[0].split()[1]), body, fields.get("connection") != "close"
 
 
-class Flood:
-    def __init__(self, daemon, count, seed):
-        self.daemon, self.count, self.seed = daemon, count, seed
-        self.next, self.lock = 0, threading.Lock()
-        self.counts, self.wrong, self.memory = collections.Counter(), [], []
-        self.sample = self.segmented()
+def sent(line, data, cut):
+    """Sends a request and reads its answer: (a word for it, what is wrong, may the next one come over this line)."""
+    try:
+        line.socket.sendall(data)
+        if cut:
+            line.socket.shutdown(socket.SHUT_WR)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # Refused before all was sent: the answer must be there all the same.
+    try:
+        answer = line.answer()
+    except (OSError, ValueError) as error:
+        return type(error).__name__, repr(error), False
+    if answer is None:
+        return "closed", None if cut else "closed without an answer", False
+    status, body, stays = answer
+    return str(status), f"{status} {body}" if status >= 500 else None, stays and not cut
 
-    def segmented(self):
-        """The sample image's mask."""
-        body = form([*WHOLE], "b")
-        headers = {"Content-Type": "multipart/form-data; boundary=b", "Accept": "image/png"}
-        return self.daemon.ask("POST", ROUTES[0], body, headers)
 
-    def take(self):
-        with self.lock:
-            if self.next >= self.count:
-                return None
-            self.next += 1
-            if self.next % max(1, self.count // 10) == 0:
-                self.memory.append(self.daemon.memory_kb() // 1024)
-            return self.next
-
-    def work(self, kept):
-        line = None
-        while (number := self.take()) is not None:
-            data, cut = made(number, self.seed, kept)
-            word, trouble = "closed", None
-            try:
-                line = line or Line(self.daemon.address)
-                try:
-                    line.socket.sendall(data)
-                    if cut:
-                        line.socket.shutdown(socket.SHUT_WR)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # Refused before all was sent: the answer must be there all the same.
-                answer = line.answer()
-                stays = answer is not None and answer[2] and kept and not cut
-                if answer is not None:
-                    word = str(answer[0])
-                    trouble = f"{answer[:2]}" if answer[0] >= 500 else None
-                elif not cut:
-                    trouble = "closed without an answer"
-            except (OSError, ValueError) as error:
-                stays, word, trouble = False, type(error).__name__, repr(error)
-            if not stays and line:
-                line.close()
-                line = None
-            if not trouble and number % 100 == 0 and self.segmented() != self.sample:
-                trouble = "the next valid request was answered otherwise"
-            with self.lock:
-                self.counts[word] += 1
-                if trouble:
-                    self.wrong.append(f"request {number}{', kept' * kept}: {trouble}")
+def flood(storm, seed, kept):
+    """What one thread does."""
+    line = None
+    for number in storm.numbers():
+        data, cut = made(number, seed, kept)
+        try:
+            line = line or Line(storm.daemon.address)
+            word, trouble, stays = sent(line, data, cut)
+        except OSError as error:
+            word, trouble, stays = type(error).__name__, repr(error), False
+        if line and not (stays and kept):
+            line.close()
+            line = None
+        storm.note(number, word, trouble, ", kept" * kept)
 
 
 def main():
@@ -194,29 +172,10 @@ def main():
     os.environ["MALLOC_ARENA_MAX"] = "2"
     # Where the machine is busy with other things, waiting is right and "overloaded" would be, too.
     daemon = Daemon(options.binary, HTTP__REQUEST_TIMEOUT_S=PATIENCE_S)
-    flood = Flood(daemon, options.count, options.seed)
-    if flood.sample[0] != 200:
-        sys.exit(f"the sample image was answered {flood.sample}")
-    start = time.monotonic()
-    threads = [threading.Thread(target=flood.work, args=(i % 2 == 0,)) for i in range(options.clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    took = time.monotonic() - start
-    if flood.segmented() != flood.sample:
-        flood.wrong.append("the valid request at the end was answered otherwise")
-    if flood.memory[-1] > flood.memory[0] + 32:
-        flood.wrong.append(f"memory grew: {flood.memory} MB")
-    if (code := daemon.stop()) != 0:
-        flood.wrong.append(f"the daemon stopped with exit code {code}")
-    for line in flood.wrong:
-        print("WRONG", line)
-    print(
-        f"{options.count} random forms in {took:.0f} s: {dict(sorted(flood.counts.items()))}; memory by tenths "
-        f"{flood.memory} MB; {len(flood.wrong)} wrong"
-    )
-    return 1 if flood.wrong else 0
+    headers = {"Content-Type": "multipart/form-data; boundary=b", "Accept": "image/png"}
+    storm = Storm(daemon, options.count, lambda: daemon.ask("POST", ROUTES[0], form(WHOLE, "b"), headers), every=100)
+    storm.run([functools.partial(flood, storm, options.seed, i % 2 == 0) for i in range(options.clients)])
+    return storm.end(32, "random forms")
 
 
 if __name__ == "__main__":

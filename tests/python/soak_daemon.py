@@ -13,12 +13,11 @@ Without folders: the files of tests/fixtures/decode and of the pydicom wheel.
 
 import argparse
 import base64
-import collections
+import functools
 import json
 import random
 import struct
 import sys
-import threading
 import time
 import uuid
 from pathlib import Path
@@ -26,6 +25,7 @@ from pathlib import Path
 import pydicom
 from daemon import Daemon
 from mutate_zoo import mutated
+from storm import Storm
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUTE = "/api/segmentation/sam2"
@@ -78,55 +78,33 @@ def fault(status, body):
     return None if answer.get("code") and answer.get("detail") else f"{status} without a reason: {answer}"
 
 
-class Soak:
-    def __init__(self, daemon, files, count, seed):
-        self.daemon, self.files, self.count, self.seed = daemon, files, count, seed
-        self.sample = self.segmented_sample()
-        self.next, self.lock = 0, threading.Lock()
-        self.counts, self.wrong, self.memory = collections.Counter(), [], []
-        self.slowest = 0.0
+def sample(daemon):
+    """What a valid request is answered, but for what is of the request alone."""
+    status, body = daemon.ask("POST", ROUTE, *request(SAMPLE.read_bytes(), None, True))
+    answer = json.loads(body)
+    return status, answer.get("mask_data"), answer.get("bounding_box")
 
-    def segmented_sample(self):
-        """What a valid request is answered, but for what is of the request alone."""
-        status, body = self.daemon.ask("POST", ROUTE, *request(SAMPLE.read_bytes(), None, True))
-        answer = json.loads(body)
-        return status, answer.get("mask_data"), answer.get("bounding_box")
 
-    def take(self):
-        with self.lock:
-            if self.next >= self.count:
-                return None
-            self.next += 1
-            if self.next % max(1, self.count // 10) == 0:
-                self.memory.append(round(self.daemon.memory_kb() / 1024))
-                print(self.next, dict(self.counts), f"{self.memory[-1]} MB", flush=True)
-            return self.next
-
-    def work(self):
-        while (number := self.take()) is not None:
-            # Of its own, so that a finding is made again from its number alone.
-            random_ = random.Random(self.seed * 1_000_003 + number)
-            source = random_.choice(self.files)
-            data = mutated(source.read_bytes(), random_)
-            frame = random_.choice((None, 0, 0, 1))
-            start = time.monotonic()
-            try:
-                status, body = self.daemon.ask("POST", ROUTE, *request(data, frame, number % 2 == 0))
-                word, trouble = status, fault(status, body)
-                if status != 200 and not trouble:
-                    word = f"{status} {json.loads(body)['code']}"
-            except Exception as error:
-                word, trouble = type(error).__name__, repr(error)
-            took = time.monotonic() - start
-            if took > DEADLINE_S:
-                trouble = f"{took:.0f} s"
-            if not trouble and number % 50 == 0 and self.segmented_sample() != self.sample:
-                trouble = "the next valid request was answered otherwise"
-            with self.lock:
-                self.slowest = max(self.slowest, took)
-                self.counts[str(word)] += 1
-                if trouble:
-                    self.wrong.append(f"request {number}, {source.name}: {trouble}")
+def soak(storm, files, seed, times):
+    """What one thread does; `times` takes how long each request took."""
+    for number in storm.numbers():
+        # Of its own, so that a finding is made again from its number alone.
+        random_ = random.Random(seed * 1_000_003 + number)
+        source = random_.choice(files)
+        data = mutated(source.read_bytes(), random_)
+        frame = random_.choice((None, 0, 0, 1))
+        start = time.monotonic()
+        try:
+            status, body = storm.daemon.ask("POST", ROUTE, *request(data, frame, number % 2 == 0))
+            word, trouble = status, fault(status, body)
+            if status != 200 and not trouble:
+                word = f"{status} {json.loads(body)['code']}"
+        except Exception as error:
+            word, trouble = type(error).__name__, repr(error)
+        times.append(time.monotonic() - start)
+        if times[-1] > DEADLINE_S:
+            trouble = f"{times[-1]:.0f} s"
+        storm.note(number, word, trouble, f", {source.name}")
 
 
 def left_behind(daemon, before):
@@ -134,7 +112,7 @@ def left_behind(daemon, before):
     until = time.monotonic() + 20
     while len(now := daemon.children()) > len(before) and time.monotonic() < until:
         time.sleep(0.2)
-    return len(now) - len(before)
+    return max(0, len(now) - len(before))
 
 
 def main():
@@ -149,34 +127,14 @@ def main():
     found = sorted(p for folder in folders for p in Path(folder).rglob("*") if p.is_file())
     files = [p for p in found if p.stat().st_size < 2 << 20 and p.suffix not in (".json", ".raw")]
     daemon = Daemon(options.binary, **SMALL)
-    soak = Soak(daemon, files, options.count, options.seed)
-    if soak.sample[0] != 200:
-        sys.exit(f"the sample image was answered {soak.sample}")
+    storm = Storm(daemon, options.count, lambda: sample(daemon), every=50)
     time.sleep(2)
     children = daemon.children()
-    start = time.monotonic()
-    threads = [threading.Thread(target=soak.work) for _ in range(options.clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    left, after = left_behind(daemon, children), soak.segmented_sample()
-    if left > 0:
-        soak.wrong.append(f"{left} children left behind")
-    if after != soak.sample:
-        soak.wrong.append("the valid request at the end was answered otherwise")
-    if soak.memory[-1] > soak.memory[0] + 64:
-        soak.wrong.append(f"memory grew: {soak.memory} MB")
-    code = daemon.stop()
-    if code != 0:
-        soak.wrong.append(f"the daemon stopped with exit code {code}")
-    for line in soak.wrong:
-        print("WRONG", line)
-    print(
-        f"{options.count} requests in {time.monotonic() - start:.0f} s: {dict(sorted(soak.counts.items()))}; slowest "
-        f"{soak.slowest:.1f} s; memory by tenths {soak.memory} MB; children left {left}; {len(soak.wrong)} wrong"
-    )
-    return 1 if soak.wrong else 0
+    times = [[] for _ in range(options.clients)]
+    storm.run([functools.partial(soak, storm, files, options.seed, own) for own in times])
+    if left := left_behind(daemon, children):
+        storm.wrong.append(f"{left} children left behind")
+    return storm.end(64, "requests", f"; slowest {max(map(max, filter(None, times))):.1f} s; children left {left}")
 
 
 if __name__ == "__main__":
