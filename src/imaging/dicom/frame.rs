@@ -60,6 +60,10 @@ pub(super) fn encapsulated<'a>(
         return join(fragments).ok_or_else(missing);
     }
     let table: Vec<u64> = match (offsets.is_empty(), set.bytes(Tag(0x7FE0, 0x0001))) {
+        (false, Some(extended)) if little_endian::<8>(extended) != little_endian::<4>(offsets) => {
+            // PS3.5 A.4: beside the extended table the basic one is empty.
+            return Err(DecodeError::unreadable("its two tables of frames contradict each other"));
+        }
         (false, _) => little_endian::<4>(offsets),
         (true, Some(extended)) => little_endian::<8>(extended),
         (true, None) => starts(fragments, frames).ok_or_else(|| {

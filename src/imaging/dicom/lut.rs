@@ -46,7 +46,7 @@ pub(super) fn of_item(item: &DataSet<'_>, signed: bool) -> Result<Lut, DecodeErr
 /// Red, green and blue of a palette.
 ///
 /// # Errors
-/// A missing or damaged table.
+/// A missing or damaged table, or one of other than the 8 or 16 bits that there are.
 pub(super) fn palette(set: &DataSet<'_>, signed: bool) -> Result<[Lut; 3], DecodeError> {
     let table = |colour: u16| {
         let descriptor = Tag(0x0028, 0x1101 + colour);
@@ -55,6 +55,12 @@ pub(super) fn palette(set: &DataSet<'_>, signed: bool) -> Result<[Lut; 3], Decod
             Some(bytes) => read_segmented(set, descriptor, segmented, bytes, signed),
             None => read(set, descriptor, Tag(0x0028, 0x1201 + colour), signed),
         }
+        .and_then(|lut| match lut.bits {
+            8 | 16 => Ok(lut),
+            bits => {
+                Err(DecodeError::unreadable(format!("a palette of {bits} bits is not supported")))
+            }
+        })
     };
     Ok([table(0)?, table(1)?, table(2)?])
 }

@@ -222,7 +222,6 @@ fn decoded<'a>(
         // Codecs give whole pixels: nothing is subsampled any more.
         header.photometric = Photometric::YbrFull;
     }
-    header.stored = header.stored.min(width);
     let bytes = Cow::Owned(bytes);
     Ok((Stored::Bytes { bytes, width, big_endian: false, planar: false }, header))
 }

@@ -150,8 +150,8 @@ impl Visitor for ThroughPalette<'_> {
 
     fn visit<T: Number>(self, stored: impl Iterator<Item = T> + Clone) -> Vec<u8> {
         let scale = self.palette.each_ref().map(|lut| match lut.bits {
-            0..=8 => 1.0,
-            bits => 255.0 / f64::from((1u32 << bits.min(16)) - 1),
+            8 => 1.0,
+            _ => 1.0 / 257.0,
         });
         let [red, green, blue] = self.palette;
         let [r, g, b] = scale;

@@ -3,11 +3,14 @@
 //! The codestream's size, components and subsampling are read here first and held against the data
 //! set's: openjp2 allocates by what the codestream says. A JP2 file where a bare codestream should be
 //! (seen in the wild) is taken for the codestream in it.
+//!
+//! openjp2 refuses a codestream that breaks off. One whose every length was rewritten to end between two
+//! packets says the same as one coded coarser, and is shown so, here as everywhere.
 
 use super::{Claim, broken, check};
 use crate::imaging::decode::DecodeError;
 use crate::imaging::dicom::header::Header;
-use jpeg2k::{DecodeParameters, Image};
+use jpeg2k::Image;
 
 const CODEC: &str = "JPEG 2000";
 
@@ -21,9 +24,7 @@ pub(in crate::imaging::dicom) fn decode(
 ) -> Result<Vec<i32>, DecodeError> {
     let data = codestream(data);
     check(CODEC, &claim(data)?, header)?;
-    // Strict: a truncated codestream is an error, not a blurred picture.
-    let parameters = DecodeParameters::new().strict(true);
-    let image = Image::from_bytes_with(data, parameters).map_err(|error| broken(CODEC, error))?;
+    let image = Image::from_bytes(data).map_err(|error| broken(CODEC, error))?;
     let samples = header.samples as usize;
     let mut values = vec![0; header.pixels() * samples];
     let components = image.components();
@@ -31,6 +32,7 @@ pub(in crate::imaging::dicom) fn decode(
         return Err(broken(CODEC, "components are missing"));
     }
     for (sample, component) in components.iter().take(samples).enumerate() {
+        // With nothing subsampled they can't differ; a codec with a flaw would leave zeros unseen.
         if (component.width(), component.height()) != (header.columns, header.rows) {
             return Err(broken(CODEC, "its components have different sizes"));
         }
@@ -98,11 +100,9 @@ fn claim(data: &[u8]) -> Result<Claim, DecodeError> {
     if fields.iter().any(|&[_, horizontal, vertical]| (horizontal, vertical) != (1, 1)) {
         return Err(broken(CODEC, "its components are subsampled"));
     }
-    let precision = fields.iter().map(|&[depth, _, _]| u32::from(depth & 0x7F) + 1).max();
-    Ok(Claim {
-        width: extent(8, 16)?,
-        height: extent(12, 20)?,
-        components,
-        precision: precision.unwrap_or(0),
-    })
+    if fields.windows(2).any(|pair| matches!(pair, [[one, ..], [other, ..]] if one != other)) {
+        return Err(broken(CODEC, "its components have different depths"));
+    }
+    let precision = fields.first().map_or(0, |&[depth, _, _]| u32::from(depth & 0x7F) + 1);
+    Ok(Claim { width: extent(8, 16)?, height: extent(12, 20)?, components, precision })
 }

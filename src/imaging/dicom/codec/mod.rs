@@ -37,6 +37,13 @@ fn check(codec: &str, claim: &Claim, header: &Header) -> Result<(), DecodeError>
         let reason = format!("{precision} bits a sample where {} fit", header.allocated);
         return Err(broken(codec, reason));
     }
+    // Colour is scaled from its depth, so one of the two is wrong and the picture would be too: nearly black,
+    // or white. Grey is shown through a window, whatever its depth.
+    if header.samples == 3 && precision != header.stored {
+        let reason =
+            format!("{precision} bits a colour sample, the data set says {}", header.stored);
+        return Err(broken(codec, reason));
+    }
     Ok(())
 }
 

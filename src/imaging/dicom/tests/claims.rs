@@ -105,7 +105,22 @@ fn a_jpeg_ls_component_that_comes_twice_is_refused() {
     let scans = data.windows(2).enumerate().filter(|(_, pair)| *pair == [0xFF, 0xDA]);
     let scans: Vec<usize> = scans.map(|(at, _)| at).collect();
     let twice = [&data[..scans[1]], &data[scans[0]..]].concat();
-    assert!(decode(&twice).unwrap_err().to_string().contains("components are invalid"));
+    assert!(decode(&twice).unwrap_err().to_string().contains("come twice"));
+    // Or twice within one scan, which would leave another one black.
+    let mut twice = coded("jpegls-sample-rgb8.dcm");
+    let scan = marker(&twice, 0xDA);
+    assert_eq!(twice[scan + 4], 3);
+    twice[scan + 7] = twice[scan + 5];
+    assert!(decode(&twice).unwrap_err().to_string().contains("come twice"));
+}
+
+#[test]
+fn a_jpeg_ls_scan_of_nothing_is_refused() {
+    let mut empty = coded("jpegls-sample-rgb8.dcm");
+    let scan = marker(&empty, 0xDA);
+    empty.splice(scan + 2..scan + 5 + 6, [0, 6, 0]);
+    let error = crate::imaging::jpeg_ls::decode(&empty).unwrap_err().to_string();
+    assert!(error.contains("a scan header is invalid"), "{error}");
 }
 
 /// Where a marker stands; before the entropy-coded bytes.
@@ -237,6 +252,29 @@ fn what_a_jpeg_says_of_its_colour_counts_before_the_data_set() {
 }
 
 #[test]
+fn colour_of_another_depth_than_the_data_set_says_is_refused_not_shown_black() {
+    for (uid, name) in [
+        (BASELINE, "jpeg-colour-n1.dcm"),
+        ("1.2.840.10008.1.2.4.70", "jpeg-lossless-rgb8.dcm"),
+        (JPEG_LS, "jpegls-sample-rgb8.dcm"),
+        (JPEG_2000, "j2k-lossless-rgb8.dcm"),
+    ] {
+        let file = |allocated: u16, stored: u16| {
+            let colour =
+                vec![(0x0028, 0x0002, "US", words(&[3])), (0x0028, 0x0004, "CS", text("RGB"))];
+            around(uid, coded(name), bits(colour, allocated, stored, 0))
+        };
+        let plain = slice_of(&file(8, 8)).samples().bytes().to_vec();
+        assert_eq!(slice_of(&file(16, 8)).samples().bytes()[..], plain, "{name}");
+        for (allocated, stored) in [(32, 32), (16, 16), (16, 12), (8, 7)] {
+            let error = decode(&file(allocated, stored), None, &Limits::default()).unwrap_err();
+            let words = format!("8 bits a colour sample, the data set says {stored}");
+            assert!(error.to_string().contains(&words), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
 fn signed_colour_is_refused() {
     let elements = with(
         bits(grey(&[0]), 8, 8, 1),
@@ -286,6 +324,26 @@ fn a_table_of_fewer_offsets_than_frames_serves_none_of_them() {
         let error = decode(&short, Some(frame), &Limits::default()).unwrap_err().to_string();
         assert!(error.contains("missing"), "{error}");
     }
+}
+
+#[test]
+fn two_tables_of_frames_count_only_where_they_agree() {
+    let file = |extended: u64| {
+        let table: Vec<u8> = [0, extended].iter().flat_map(|offset| offset.to_le_bytes()).collect();
+        let fragments = vec![vec![0, 0, 0, 0, 12, 0, 0, 0], vec![1, 0, 2, 0], vec![3, 0, 4, 0]];
+        let elements = with(
+            grey(&[0; 2]),
+            vec![
+                (0x0028, 0x0008, "IS", text("2")),
+                (0x7FE0, 0x0001, "OB", Value::Bytes(table)),
+                (0x7FE0, 0x0010, "OB", Value::Fragments(fragments)),
+            ],
+        );
+        wrapped(ENCAPSULATED, &written(&elements, false, false))
+    };
+    let second = |file: &[u8]| decode(file, Some(1), &Limits::default());
+    assert_eq!(second(&file(12)).unwrap().samples().modality().unwrap(), [3., 4.]);
+    assert!(second(&file(0)).unwrap_err().to_string().contains("contradict each other"));
 }
 
 #[test]

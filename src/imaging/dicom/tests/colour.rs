@@ -37,6 +37,28 @@ fn palettes_become_rgb_plain_and_segmented() {
 }
 
 #[test]
+fn palettes_of_other_than_8_or_16_bits_are_refused() {
+    let palette = |entry_bits: u16| {
+        let mut changes: Elements = vec![
+            (0x0028, 0x0004, "CS", text("PALETTE COLOR")),
+            (0x7FE0, 0x0010, "OB", Value::Bytes(vec![0, 1])),
+        ];
+        for colour in 0..3 {
+            changes.push((0x0028, 0x1101 + colour, "US", words(&[2, 0, entry_bits])));
+            changes.push((0x0028, 0x1201 + colour, "OW", words(&[0x0010, 0x0FFF])));
+        }
+        with(bits(grey(&[0; 2]), 8, 8, 0), changes)
+    };
+    let levels = |entry_bits| slice_of(&file(&palette(entry_bits))).samples().bytes().to_vec();
+    assert_eq!(levels(8), [16, 16, 16, 255, 255, 255]);
+    assert_eq!(levels(16), [0, 0, 0, 16, 16, 16]);
+    for entry_bits in [0, 7, 9, 12, 15, 17] {
+        let words = format!("a palette of {entry_bits} bits is not supported");
+        assert!(reason(&palette(entry_bits)).contains(&words), "{entry_bits}");
+    }
+}
+
+#[test]
 fn native_colour_is_read_by_pixel_and_by_plane_and_from_ybr() {
     let colour = |planar: u16, photometric: &str, bytes: &[u8]| {
         let base = bits(grey(&[0; 2]), 8, 8, 0);
