@@ -311,15 +311,9 @@ fn copied(source: &SegmentationSource, group: AttributeTag) -> Object {
 
 /// One bit a pixel, the first in the lowest bit. PS3.5 8.1.1 and annex D.
 fn bits(mask: &Mask) -> Vec<u8> {
-    let packed = mask
-        .pixels()
-        .chunks(8)
-        .map(|eight| eight.iter().rev().fold(0, |byte, &pixel| byte << 1 | u8::from(pixel != 0)));
-    let mut packed: Vec<u8> = packed.collect();
-    if packed.len() % 2 == 1 {
-        packed.push(0);
-    }
-    packed
+    let byte =
+        |eight: &[u8]| eight.iter().rev().fold(0, |byte, &pixel| byte << 1 | u8::from(pixel != 0));
+    mask.pixels().chunks(8).map(byte).collect()
 }
 
 /// Date and time as DICOM writes them: in the file's own time zone where it names one, else here.

@@ -40,8 +40,7 @@ fn serve() -> io::Result<()> {
     };
     let request = Request::from_bytes(&request).ok_or_else(nonsense)?;
     let file = file.ok_or_else(nonsense)?;
-    let reply = catch_unwind(AssertUnwindSafe(|| answer_to(request, file, &setup, answer)));
-    match reply.unwrap_or_else(|_| Err(DecodeError::unreadable("its data is damaged"))) {
+    match refused_on_panic(|| answer_to(request, file, &setup, answer)) {
         Ok((reply, file)) => send(socket, &reply.to_bytes(), Some(file.as_fd())),
         Err(error) => send(socket, &Reply::Error(error).to_bytes(), None),
     }
@@ -60,6 +59,12 @@ fn warmed_up(setup: &Setup) -> io::Result<File> {
     let known = decode(super::PROBE, None, &Limits::default());
     std::hint::black_box(known).map_err(io::Error::other)?;
     Ok(answer)
+}
+
+/// A codec's panic is the image's fault, and the child lives to say so.
+fn refused_on_panic<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(DecodeError::unreadable("its data is damaged")))
 }
 
 fn answer_to(
@@ -93,4 +98,16 @@ fn answer_to(
 
 fn nonsense() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "not a message of the parent")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_refusal() {
+        let refused = refused_on_panic::<()>(|| panic!("in a codec"));
+        assert!(matches!(refused, Err(DecodeError::Unreadable(_))), "{refused:?}");
+        assert!(matches!(refused_on_panic(|| Ok(7)), Ok(7)));
+    }
 }

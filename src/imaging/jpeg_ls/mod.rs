@@ -59,21 +59,15 @@ pub(super) fn decode(data: &[u8]) -> Result<(Header, Vec<u16>)> {
     let mut done = vec![false; count];
     while done.contains(&false) {
         let scan = reader.scan()?;
-        let places: Option<Vec<usize>> = scan
-            .components
-            .iter()
-            .map(|id| header.components.iter().position(|own| own == id))
-            .collect();
-        let places = places.filter(|places| {
-            places.iter().all(|&place| done.get(place) == Some(&false)) && !places.is_empty()
-        });
-        let places = places.ok_or(JpegLsError("a scan's components are invalid"))?;
-        for (index, &place) in places.iter().enumerate() {
-            if places.iter().skip(index + 1).any(|&other| other == place) {
-                return Err(JpegLsError("a scan names a component twice"));
-            }
-            if let Some(done) = done.get_mut(place) {
-                *done = true;
+        let mut places = Vec::with_capacity(scan.components.len());
+        for id in &scan.components {
+            let place = header.components.iter().position(|own| own == id);
+            match place.and_then(|place| Some((place, done.get_mut(place)?))) {
+                Some((place, done @ false)) => {
+                    *done = true;
+                    places.push(place);
+                }
+                _ => return Err(JpegLsError("a scan's components are unknown or come twice")),
             }
         }
         let coding = Coding::new(header.precision, scan.near, reader.preset)?;
@@ -219,7 +213,7 @@ fn scan(body: &[u8]) -> Result<ScanHeader> {
         (2, _) => Interleave::Sample,
         _ => return Err(invalid),
     };
-    if interleave == Interleave::None && fields.len() != 1 {
+    if fields.is_empty() || interleave == Interleave::None && fields.len() != 1 {
         return Err(invalid);
     }
     let components = fields.iter().map(|&[id, _]| id).collect();
