@@ -30,8 +30,15 @@ pub(super) fn png(bytes: &[u8], frame: Option<u32>, limits: &Limits) -> Result<S
     if let (Some(width), Some(height)) = (declared(16), declared(20)) {
         limits.check(width, height)?;
     }
-    let decoder = PngDecoder::new(Cursor::new(bytes)).map_err(|error| broken("PNG", &error))?;
-    finish("PNG", Format::Png, decoder, limits)
+    let broken = |error| broken("PNG", &error);
+    let mut decoder = PngDecoder::new(Cursor::new(bytes)).map_err(broken)?;
+    let (width, height) = decoder.dimensions();
+    limits.check(u64::from(width), u64::from(height))?;
+    // A broken EXIF block is no reason to refuse an image.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    picture.apply_orientation(orientation);
+    slice(Format::Png, picture)
 }
 
 /// Decodes a JPEG, grey, colour or CMYK; more than 8 bits are scaled to 8.
@@ -93,21 +100,6 @@ fn rgb_of_cmyk(levels: &[u8]) -> Vec<u8> {
         [cyan, magenta, yellow].map(|ink| light.saturating_sub(flatten8(ink, light)))
     });
     rgb.collect()
-}
-
-fn finish(
-    name: &str,
-    format: Format,
-    mut decoder: impl ImageDecoder,
-    limits: &Limits,
-) -> Result<Slice, DecodeError> {
-    let (width, height) = decoder.dimensions();
-    limits.check(u64::from(width), u64::from(height))?;
-    // A broken EXIF block is no reason to refuse an image.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| broken(name, &error))?;
-    picture.apply_orientation(orientation);
-    slice(format, picture)
 }
 
 fn broken(name: &str, error: &impl std::fmt::Display) -> DecodeError {

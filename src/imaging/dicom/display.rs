@@ -9,14 +9,24 @@ use crate::imaging::decode::DecodeError;
 use crate::imaging::window;
 use dicom_core::Tag;
 
-const PIXEL_VALUE_TRANSFORMATION: Tag = Tag(0x0028, 0x9145);
-const FRAME_VOI_LUT: Tag = Tag(0x0028, 0x9132);
-const PIXEL_MEASURES: Tag = Tag(0x0028, 0x9110);
-const MODALITY_LUT: Tag = Tag(0x0028, 0x3000);
-const VOI_LUT: Tag = Tag(0x0028, 0x3010);
+const MODALITY: Tag = Tag(0x0008, 0x0060);
+const IMAGER_PIXEL_SPACING: Tag = Tag(0x0018, 0x1164);
+const NOMINAL_SCANNED_PIXEL_SPACING: Tag = Tag(0x0018, 0x2010);
+const PIXEL_SPACING: Tag = Tag(0x0028, 0x0030);
+const PIXEL_PADDING_VALUE: Tag = Tag(0x0028, 0x0120);
+const PIXEL_PADDING_RANGE_LIMIT: Tag = Tag(0x0028, 0x0121);
+const WINDOW_CENTER: Tag = Tag(0x0028, 0x1050);
+const WINDOW_WIDTH: Tag = Tag(0x0028, 0x1051);
 const RESCALE_INTERCEPT: Tag = Tag(0x0028, 0x1052);
 const RESCALE_SLOPE: Tag = Tag(0x0028, 0x1053);
 const RESCALE_TYPE: Tag = Tag(0x0028, 0x1054);
+const VOI_LUT_FUNCTION: Tag = Tag(0x0028, 0x1056);
+const MODALITY_LUT: Tag = Tag(0x0028, 0x3000);
+const VOI_LUT: Tag = Tag(0x0028, 0x3010);
+/// Sequences of functional groups; PS3.3 C.7.6.16.2.
+const PIXEL_MEASURES: Tag = Tag(0x0028, 0x9110);
+const FRAME_VOI_LUT: Tag = Tag(0x0028, 0x9132);
+const PIXEL_VALUE_TRANSFORMATION: Tag = Tag(0x0028, 0x9145);
 
 /// The way from stored to modality values.
 ///
@@ -43,7 +53,7 @@ pub(super) fn is_ct(scope: &Scope<'_, '_>, modality: &Modality) -> bool {
     let set = scope.group(PIXEL_VALUE_TRANSFORMATION);
     let rescaled = set.bytes(RESCALE_INTERCEPT).is_some() || set.bytes(RESCALE_SLOPE).is_some();
     let unit = set.text(RESCALE_TYPE);
-    scope.top().text(Tag(0x0008, 0x0060)) == Some("CT")
+    scope.top().text(MODALITY) == Some("CT")
         && matches!(modality, Modality::Linear { .. })
         && rescaled
         && unit.is_none_or(|unit| matches!(unit, "HU" | "US"))
@@ -52,12 +62,12 @@ pub(super) fn is_ct(scope: &Scope<'_, '_>, modality: &Modality) -> bool {
 /// Stored values that mean nothing: one, or a range. PS3.3 C.7.5.1.1.2.
 pub(super) fn padding(scope: &Scope<'_, '_>, header: &Header) -> Option<(f64, f64)> {
     let set = scope.top();
-    let value = |element| {
-        let word = set.unsigned(Tag(0x0028, element))?;
+    let value = |tag| {
+        let word = set.unsigned(tag)?;
         Some(if header.signed { f64::from(word.cast_signed()) } else { f64::from(word) })
     };
-    let value_of_padding = value(0x0120)?;
-    let limit = value(0x0121).unwrap_or(value_of_padding);
+    let value_of_padding = value(PIXEL_PADDING_VALUE)?;
+    let limit = value(PIXEL_PADDING_RANGE_LIMIT).unwrap_or(value_of_padding);
     Some((value_of_padding.min(limit), value_of_padding.max(limit)))
 }
 
@@ -71,14 +81,12 @@ pub(super) fn voi(
     modality: &Modality,
 ) -> Result<Voi, DecodeError> {
     let set = scope.group(FRAME_VOI_LUT);
-    let function = match set.text(Tag(0x0028, 0x1056)) {
+    let function = match set.text(VOI_LUT_FUNCTION) {
         Some("LINEAR_EXACT") => WindowFunction::LinearExact,
         Some("SIGMOID") => WindowFunction::Sigmoid,
         _ => WindowFunction::Linear,
     };
-    if let (Some(center), Some(width)) =
-        (first(set, Tag(0x0028, 0x1050)), first(set, Tag(0x0028, 0x1051)))
-    {
+    if let (Some(center), Some(width)) = (first(set, WINDOW_CENTER), first(set, WINDOW_WIDTH)) {
         let window = Window { center, width, function };
         if window::is_valid(&window) {
             return Ok(Voi::Window(window));
@@ -100,9 +108,9 @@ pub(super) fn spacing(scope: &Scope<'_, '_>) -> Option<(f64, f64)> {
         }
         _ => None,
     };
-    usable(scope.group(PIXEL_MEASURES), Tag(0x0028, 0x0030))
-        .or_else(|| usable(scope.top(), Tag(0x0018, 0x1164)))
-        .or_else(|| usable(scope.top(), Tag(0x0018, 0x2010)))
+    usable(scope.group(PIXEL_MEASURES), PIXEL_SPACING)
+        .or_else(|| usable(scope.top(), IMAGER_PIXEL_SPACING))
+        .or_else(|| usable(scope.top(), NOMINAL_SCANNED_PIXEL_SPACING))
 }
 
 fn first(set: &DataSet<'_>, tag: Tag) -> Option<f64> {

@@ -70,7 +70,10 @@ pub(super) enum Samples {
 /// # Errors
 /// When there is none, or of a kind that isn't decoded.
 pub(super) fn header(data: &[u8]) -> Result<Header> {
-    let mut reader = Reader::new(data)?;
+    frame_header(&mut Reader::new(data)?)
+}
+
+fn frame_header(reader: &mut Reader<'_>) -> Result<Header> {
     loop {
         match reader.next()? {
             Segment::Frame(header) => return Ok(header),
@@ -91,15 +94,7 @@ pub(super) fn decode(
     transform: impl FnOnce(&Header) -> Transform,
 ) -> Result<(Header, Samples)> {
     let mut reader = Reader::new(data)?;
-    let header = loop {
-        match reader.next()? {
-            Segment::Frame(header) => break header,
-            Segment::Scan(_) | Segment::End => {
-                return Err(JpegError::new("it has no frame header"));
-            }
-            Segment::Other => {}
-        }
-    };
+    let header = frame_header(&mut reader)?;
     let transform = transform(&header);
     let samples = match (header.process, header.precision) {
         (Process::Lossless, 2..=8) | (_, 8) => {
