@@ -98,13 +98,22 @@ fn in_clear(address: &SocketAddr) -> Option<Finding> {
 fn doctor(args: &DoctorArgs) -> anyhow::Result<(String, bool)> {
     let diagnosis = cli::doctor::examine(&args.common, |config| Elsewhere {
         open_address: may_listen(config, &config.http.listen).err().map(|error| error.to_string()),
-        findings: config.http.listen.iter().filter_map(in_clear).collect(),
+        findings: [cards()]
+            .into_iter()
+            .chain(config.http.listen.iter().filter_map(in_clear))
+            .collect(),
     });
     if let Some(file) = &args.bundle {
         diagnosis.bundle(file).with_context(|| file.display().to_string())?;
     }
     let text = if args.json { diagnosis.json() } else { diagnosis.text() };
     Ok((text, diagnosis.worst() != Level::Fault))
+}
+
+/// What metrics will say of NVIDIA cards. None is no fault: what the engine needs was looked at.
+fn cards() -> Finding {
+    let told = ops::cards::described().unwrap_or_else(|untold| untold.to_string());
+    Finding::fine(Section::Device, told)
 }
 
 /// A command's text, or why there is none.

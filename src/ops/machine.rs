@@ -1,13 +1,14 @@
-//! What `/metrics` says of the machine: temperature, throttling, power mode, memory, disk, clock.
+//! What `/metrics` says of the machine: temperature, throttling, power, memory, disk, clock.
 //!
-//! Everything is read from files of the kernel and of NVIDIA's Jetson tools at every scrape; no library,
-//! no device call. What a machine doesn't have is simply not there: a figure that can't be read is left
-//! out, never 0.
+//! Files of the kernel and of NVIDIA's Jetson tools are read at every scrape; a card in a slot was asked
+//! before ([`super::cards`]). What a machine doesn't have is simply not there: a figure that can't be
+//! read is left out, never 0.
 //!
 //! Invariants:
 //! 1. Labels are names that the kernel gives its own devices; nothing of a request.
-//! 2. Reading takes no lock and asks nothing of the engine, so a hanging device doesn't stop a scrape.
+//! 2. A scrape calls no device and asks nothing of the engine, so a hanging one doesn't stop it.
 
+use super::cards::{Card, Cards};
 use crate::cache::wall_clock::{self, Keeper};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -16,20 +17,22 @@ use rustix::fs::statvfs;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// A machine whose `/` is `root`.
 #[derive(Debug)]
 pub struct Machine {
     root: PathBuf,
     folders: Vec<(&'static str, PathBuf)>,
+    cards: Cards,
 }
 
 impl Machine {
-    /// This one. Of `folders` (a name and a path each) the free space is told.
+    /// This one, its cards looked after from now on. Of `folders` (a name and a path each) the free
+    /// space is told.
     #[must_use]
     pub fn here(folders: Vec<(&'static str, PathBuf)>) -> Self {
-        Self { root: "/".into(), folders }
+        Self { root: "/".into(), folders, cards: Cards::follow() }
     }
 
     fn read(&self, path: &str) -> Option<String> {
@@ -47,9 +50,10 @@ impl Machine {
         all
     }
 
-    /// °C by thermal zone; of two zones of one name the warmer.
-    fn temperatures(&self) -> Figures {
-        let mut zones = Figures::new();
+    /// °C by thermal zone or card; of two zones of one name the warmer.
+    fn temperatures(&self, cards: &[Card]) -> Figures {
+        let told = cards.iter().filter_map(|card| Some((card.name.clone(), card.celsius?)));
+        let mut zones: Figures = told.collect();
         for zone in self.below("sys/class/thermal", "thermal_zone") {
             let (Some(name), Some(value)) =
                 (trimmed(&zone.join("type")), number(&zone.join("temp")))
@@ -65,9 +69,15 @@ impl Machine {
         zones
     }
 
-    /// How far each cooling device slows the machine: 0 is not at all. Fans slow nothing.
-    fn throttling(&self) -> Figures {
+    /// How far each cooling device slows the machine, and whether a card's heat, hardware or power cap
+    /// slows it: 0 is not at all. Fans slow nothing.
+    fn throttling(&self, cards: &[Card]) -> Figures {
         let mut devices = Figures::new();
+        for card in cards {
+            for &(by, slowed) in &card.slowed_by {
+                devices.insert(format!("{}-{by}", card.name), f64::from(u8::from(slowed)));
+            }
+        }
         for device in self.below("sys/class/thermal", "cooling_device") {
             let Some(name) = trimmed(&device.join("type")) else { continue };
             if let Some(state) = number(&device.join("cur_state"))
@@ -79,9 +89,9 @@ impl Machine {
         devices
     }
 
-    /// The GPU's clock now and at most, where the kernel scales it (Jetson).
-    fn gpu_clock(&self) -> Figures {
-        let mut clocks = Figures::new();
+    /// A GPU's clock now and at most: of the kernel where it scales it (Jetson), of the card.
+    fn gpu_clock(&self, cards: &[Card]) -> Labelled {
+        let mut clocks = of_cards(cards, "limit", |card| &card.hertz);
         for device in self.below("sys/class/devfreq", "") {
             let name = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if !name.ends_with(".gpu") && !name.contains("gpu-gpc") && !name.ends_with(".ga10b") {
@@ -89,7 +99,7 @@ impl Machine {
             }
             for (limit, file) in [("now", "cur_freq"), ("most", "max_freq")] {
                 if let Some(hertz) = number(&device.join(file)) {
-                    most(&mut clocks, limit.to_owned(), hertz);
+                    clocks.push((vec![("gpu", name.clone()), ("limit", limit.to_owned())], hertz));
                 }
             }
         }
@@ -153,6 +163,26 @@ impl Machine {
 /// Values by label.
 type Figures = BTreeMap<String, f64>;
 
+/// Values by several.
+type Labelled = Vec<(Vec<(&'static str, String)>, f64)>;
+
+fn by(label: &'static str, figures: Figures) -> Labelled {
+    figures.into_iter().map(|(name, figure)| (vec![(label, name)], figure)).collect()
+}
+
+/// Some of what cards told, by card and by `label`.
+fn of_cards(
+    cards: &[Card],
+    label: &'static str,
+    some: fn(&Card) -> &Vec<(&'static str, f64)>,
+) -> Labelled {
+    let told = cards.iter().flat_map(|card| some(card).iter().map(move |figure| (card, figure)));
+    told.map(|(card, &(name, figure))| {
+        (vec![("gpu", card.name.clone()), (label, name.to_owned())], figure)
+    })
+    .collect()
+}
+
 fn most(figures: &mut Figures, name: String, value: f64) {
     let kept = figures.entry(name).or_insert(value);
     *kept = kept.max(value);
@@ -170,29 +200,32 @@ impl Collector for Machine {
     fn encode(&self, mut page: DescriptorEncoder<'_>) -> fmt::Result {
         let mode: Figures =
             self.power_mode().map(|mode| ("nvpmodel".to_owned(), mode)).into_iter().collect();
+        let cards = self.cards.told(Instant::now());
+        let watts = of_cards(&cards, "limit", |card| &card.watts);
+        let card_memory = of_cards(&cards, "kind", |card| &card.bytes);
         let gauges = [
-            ("temperature_celsius", "Temperatures", "zone", self.temperatures()),
+            ("temperature_celsius", "Temperatures", by("zone", self.temperatures(&cards))),
             (
                 "throttling",
-                "State of cooling devices; 0 is full speed",
-                "device",
-                self.throttling(),
+                "State of what slows the machine; 0 is full speed",
+                by("device", self.throttling(&cards)),
             ),
-            ("gpu_clock_hertz", "Clock of a Jetson's GPU", "limit", self.gpu_clock()),
-            ("power_mode", "Power mode as nvpmodel numbers it", "by", mode),
-            ("memory_bytes", "Memory of the machine", "kind", self.memory()),
-            ("emmc_life_used", "Share of an eMMC's life, in tenths", "disk", self.emmc_wear()),
-            ("free_bytes", "Space left on the disk of a folder", "folder", self.free()),
-            ("clock", "1 where the wall clock can be believed so far", "is", self.clock()),
+            ("gpu_clock_hertz", "Clock of a GPU", self.gpu_clock(&cards)),
+            ("gpu_power_watts", "Power that a card draws, and may draw", watts),
+            ("gpu_memory_bytes", "Memory of a card", card_memory),
+            ("power_mode", "Power mode as nvpmodel numbers it", by("by", mode)),
+            ("memory_bytes", "Memory of the machine", by("kind", self.memory())),
+            ("emmc_life_used", "Share of an eMMC's life, in tenths", by("disk", self.emmc_wear())),
+            ("free_bytes", "Space left on the disk of a folder", by("folder", self.free())),
+            ("clock", "1 where the wall clock can be believed so far", by("is", self.clock())),
         ];
-        for (name, help, label, figures) in gauges {
+        for (name, help, figures) in gauges {
             if figures.is_empty() {
                 continue;
             }
             let kind = ConstGauge::new(0.0).metric_type();
             let mut family = page.encode_descriptor(name, help, None, kind)?;
-            for (value, figure) in figures {
-                let labels = [(label, value)];
+            for (labels, figure) in figures {
                 ConstGauge::new(figure).encode(family.encode_family(&labels)?)?;
             }
         }
@@ -214,7 +247,8 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, format!("{text}\n")).unwrap();
         }
-        let machine = Machine { root: root.path().to_owned(), folders: Vec::new() };
+        let cards = Cards::default();
+        let machine = Machine { root: root.path().to_owned(), folders: Vec::new(), cards };
         (root, machine)
     }
 
@@ -261,8 +295,8 @@ mod tests {
                 r#"sam2d_temperature_celsius{zone="tj-thermal"} 51.0"#,
                 r#"sam2d_throttling{device="cpu-throttle-alert"} 0.0"#,
                 r#"sam2d_throttling{device="gpu-throttle-alert"} 1.0"#,
-                r#"sam2d_gpu_clock_hertz{limit="most"} 1300500000.0"#,
-                r#"sam2d_gpu_clock_hertz{limit="now"} 612000000.0"#,
+                r#"sam2d_gpu_clock_hertz{gpu="17000000.gpu",limit="now"} 612000000.0"#,
+                r#"sam2d_gpu_clock_hertz{gpu="17000000.gpu",limit="most"} 1300500000.0"#,
                 r#"sam2d_power_mode{by="nvpmodel"} 2.0"#,
                 r#"sam2d_memory_bytes{kind="available"} 32768.0"#,
                 r#"sam2d_memory_bytes{kind="total"} 65536.0"#,
@@ -271,6 +305,37 @@ mod tests {
                 r#"sam2d_clock{is="synchronised"} 1.0"#,
             ]
         );
+    }
+
+    #[test]
+    fn what_a_card_told_stands_beside_what_the_kernel_tells() {
+        let (_root, mut machine) = machine(&[
+            ("sys/class/thermal/thermal_zone0/type", "x86_pkg_temp"),
+            ("sys/class/thermal/thermal_zone0/temp", "60000"),
+        ]);
+        let whole = Card {
+            name: "nvidia0".to_owned(),
+            celsius: Some(41.0),
+            slowed_by: vec![("thermal", false), ("power-cap", true)],
+            hertz: vec![("now", 1.41e9), ("most", 1.98e9)],
+            watts: vec![("now", 212.5)],
+            bytes: vec![("used", 5e9), ("total", 8e10)],
+        };
+        let silent = Card { name: "nvidia1".to_owned(), ..Card::default() };
+        machine.cards = Cards::said(Instant::now(), vec![whole, silent]);
+        let expected = [
+            r#"sam2d_temperature_celsius{zone="nvidia0"} 41.0"#,
+            r#"sam2d_temperature_celsius{zone="x86_pkg_temp"} 60.0"#,
+            r#"sam2d_throttling{device="nvidia0-power-cap"} 1.0"#,
+            r#"sam2d_throttling{device="nvidia0-thermal"} 0.0"#,
+            r#"sam2d_gpu_clock_hertz{gpu="nvidia0",limit="now"} 1410000000.0"#,
+            r#"sam2d_gpu_clock_hertz{gpu="nvidia0",limit="most"} 1980000000.0"#,
+            r#"sam2d_gpu_power_watts{gpu="nvidia0",limit="now"} 212.5"#,
+            r#"sam2d_gpu_memory_bytes{gpu="nvidia0",kind="used"} 5000000000.0"#,
+            r#"sam2d_gpu_memory_bytes{gpu="nvidia0",kind="total"} 80000000000.0"#,
+        ];
+        let page = page(machine);
+        assert_eq!(page.get(..expected.len()), Some(&expected.map(str::to_owned)[..]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What an operator sees: logs, and the words of health.
 
 pub mod admin;
+pub mod cards;
 pub mod exits;
 pub mod machine;
 pub mod memory;

@@ -3,6 +3,7 @@
 
 mod accept;
 mod cache;
+mod cards;
 mod cli;
 mod config;
 mod decoder;
