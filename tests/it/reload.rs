@@ -2,8 +2,12 @@
 
 use crate::support::daemon::{Daemon, done, sam2d};
 use crate::support::{disc_png, seeded};
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use sam2d::access::certificate::{AUTHORITY, FOLDER};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -139,11 +143,77 @@ fn a_new_engine_whose_golden_picture_comes_out_wrong_leaves_the_working_one_at_w
     let log = site.log();
     assert!(log.contains("the working engine stays") && log.contains("came out wrong"), "{log}");
     // Put right, the next reload takes it.
-    let manifest = wrong.join("engine.toml");
-    let text = std::fs::read_to_string(&manifest).unwrap();
-    std::fs::write(manifest, text.replace("area_px = 1505", "area_px = 505")).unwrap();
+    change(&wrong, "area_px = 1505", "area_px = 505");
     site.reload();
     assert_ne!(site.fingerprint(), before);
+}
+
+/// Of a package's manifest, where it lies.
+fn change(folder: &Path, from: &str, to: &str) {
+    let manifest = folder.join("engine.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(manifest, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn what_changed_in_the_working_engine_s_folder_is_taken_by_a_reload_or_refused_there() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = package(home.path(), "1.0.1", "505");
+    let site = Site::start(home, &folder, &[]);
+    let png = disc_png(96, 80);
+    let mut number = 0;
+    // A click never asked before, so that an engine answers and no cache.
+    let mut answered_by = || {
+        number += 1;
+        let clicks = click(number);
+        let parts: [(&str, &[u8]); 3] =
+            [("file", &png), ("image_type", b"auto"), ("click_points", clicks.as_bytes())];
+        let answer = site.daemon.segment(&parts);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.value()["model"]["fingerprint"].as_str().unwrap().to_owned()
+    };
+    let engine_words =
+        || site.log().lines().rfind(|line| line.contains(RELOADED)).unwrap().to_owned();
+    let first = answered_by();
+    site.reload();
+    assert!(engine_words().contains("the engine unchanged"), "{}", engine_words());
+    // Nobody told the daemon yet.
+    change(&folder, "version = \"1.0.1\"", "version = \"1.0.2\"");
+    assert_eq!(answered_by(), first);
+    site.reload();
+    assert!(engine_words().contains("the engine loaded anew"), "{}", engine_words());
+    let second = answered_by();
+    assert_ne!(first, second);
+    let weights = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let weights =
+        weights.into_iter().find(|path| path.extension().is_some_and(|e| e == "onnx")).unwrap();
+    let whole = std::fs::read(&weights).unwrap();
+    for wrong in ["a wrong golden picture", "half a file", "no file", "no folder"] {
+        match wrong {
+            "a wrong golden picture" => change(&folder, "area_px = 505", "area_px = 1505"),
+            "half a file" => std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap(),
+            "no file" => std::fs::remove_file(&weights).unwrap(),
+            _ => std::fs::rename(&folder, folder.with_extension("away")).unwrap(),
+        }
+        site.reload();
+        assert!(engine_words().contains("the engine kept"), "{wrong}: {}", engine_words());
+        assert_eq!(
+            (answered_by(), site.fingerprint()),
+            (second.clone(), second.clone()),
+            "{wrong}"
+        );
+        assert_eq!(site.daemon.get("/readyz").status, 200, "{wrong}");
+        match wrong {
+            "a wrong golden picture" => change(&folder, "area_px = 1505", "area_px = 505"),
+            "no folder" => std::fs::rename(folder.with_extension("away"), &folder).unwrap(),
+            _ => std::fs::write(&weights, &whole).unwrap(),
+        }
+    }
+    change(&folder, "version = \"1.0.2\"", "version = \"1.0.3\"");
+    site.reload();
+    let third = answered_by();
+    assert!(third != first && third != second);
 }
 
 #[test]
@@ -186,4 +256,90 @@ fn a_daemon_that_stops_says_on_a_kept_connection_that_it_is_not_ready_for_more()
     let draining = ask();
     assert!(draining.starts_with("HTTP/1.1 503"), "{draining}");
     assert!(draining.contains("the service is stopping"), "{draining}");
+}
+
+struct Visitor {
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+}
+
+impl Visitor {
+    fn new(home: &Path, address: SocketAddr) -> Self {
+        let authority = home.join("state").join(FOLDER).join(AUTHORITY);
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self { address, config: Arc::new(config) }
+    }
+
+    fn connect(&self) -> StreamOwned<ClientConnection, TcpStream> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let client = ClientConnection::new(Arc::clone(&self.config), name).unwrap();
+        StreamOwned::new(client, TcpStream::connect(self.address).unwrap())
+    }
+
+    /// A request on a connection of its own: its status line, and the certificate that was shown.
+    fn visit(&self) -> (String, Vec<u8>) {
+        let mut stream = self.connect();
+        let answer = ask(&mut stream, "Connection: close\r\n");
+        let shown = stream.conn.peer_certificates().unwrap()[0].as_ref().to_vec();
+        (answer, shown)
+    }
+}
+
+fn ask(stream: &mut (impl Read + Write), more: &str) -> String {
+    let head = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 4096];
+    let count = stream.read(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer[..count]).lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_reload_shows_a_new_certificate_to_whoever_comes_next_and_drops_no_request() {
+    const FINE: &str = "HTTP/1.1 200 OK";
+    let home = tempfile::tempdir().unwrap();
+    let renew = |home: &Path, how: &[&str]| {
+        let arguments = [&["cert", "init", "--name", "localhost"], how].concat();
+        let made = done(home, &arguments);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    renew(home.path(), &[]);
+    let engine = package(home.path(), "1.0.1", "505");
+    let site = Site::start(home, &engine, &[("SAM2D_TLS__LISTEN", "[\"127.0.0.1:0\"]")]);
+    let home = site.home.path();
+    let address = site.daemon.secured.unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let traffic: Vec<_> = (0..2)
+        .map(|_| {
+            let (visitor, over) = (Visitor::new(home, address), Arc::clone(&over));
+            std::thread::spawn(move || {
+                let mut answers = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    answers.push(visitor.visit().0);
+                }
+                answers
+            })
+        })
+        .collect();
+    let visitor = Visitor::new(home, address);
+    let mut kept = visitor.connect();
+    let mut shown = vec![visitor.visit().1];
+    // The files are looked at every second all the same: once could be luck.
+    for round in 1..=6 {
+        renew(home, &["--renew"]);
+        site.reload();
+        shown.push(visitor.visit().1);
+        assert_ne!(shown[round], shown[round - 1], "round {round}:\n{}", site.log());
+        assert_eq!(ask(&mut kept, ""), FINE, "the connection from before was not kept");
+    }
+    over.store(true, Ordering::Relaxed);
+    let answers: Vec<_> = traffic.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    let lost: Vec<_> = answers.iter().filter(|answer| *answer != FINE).collect();
+    assert!(lost.is_empty() && answers.len() > 50, "{lost:?} of {}", answers.len());
 }

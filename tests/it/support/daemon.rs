@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Daemon {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Where it speaks TLS, if it does.
+    pub(crate) secured: Option<SocketAddr>,
 }
 
 /// `sam2d` with an environment that says nothing of folders; state and cache below `home`.
@@ -58,15 +60,20 @@ impl Daemon {
         command.args(["--listen", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = loop {
+        let (mut address, mut secured) = (None, None);
+        loop {
             let line = lines.next().expect("the daemon ended at its start").unwrap();
-            if let Some(address) = line.strip_prefix("listening on http://") {
-                break address.parse().unwrap();
+            if let Some(listening) = line.strip_prefix("listening on https://") {
+                secured = Some(listening.parse().unwrap());
+            } else if let Some(listening) = line.strip_prefix("listening on http://") {
+                address = Some(listening.parse().unwrap());
+            } else if line.starts_with("try: ") {
+                break;
             }
-        };
+        }
         // Whatever else it prints must find a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        let daemon = Self { child, address };
+        let daemon = Self { child, address: address.unwrap(), secured };
         let until = Instant::now() + Duration::from_secs(60);
         while daemon.get("/readyz").status != 200 {
             assert!(Instant::now() < until, "not ready");
