@@ -33,6 +33,7 @@ use anyhow::Context as _;
 use engines::Engines;
 use reload::{Reload, Rooms};
 use sha2::{Digest, Sha256};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
@@ -55,6 +56,15 @@ const CONFIGURATION: &str = "configuration";
 
 /// Name of the golden image's overlay picture in the state folder.
 const GOLDEN_OVERLAY: &str = "golden-overlay.png";
+
+// What started a daemon may read no more of what it prints (a pipe that was closed, a journal that is being
+// restarted), and that must stop nothing: `println!` would panic, in the engine's thread, too.
+macro_rules! say {
+    ($($words:tt)*) => { drop(writeln!(std::io::stdout(), $($words)*)) };
+}
+macro_rules! complain {
+    ($($words:tt)*) => { drop(writeln!(std::io::stderr(), $($words)*)) };
+}
 
 /// Runs the daemon until SIGTERM or SIGINT.
 #[must_use]
@@ -127,7 +137,7 @@ async fn run(config: Config, args: ServeArgs, inherited: Vec<TcpListener>) -> Ex
     let pace = ops::watchdog::pace();
     tokio::spawn(ops::watchdog::earn(move || watched.engine(), limits, pace, Socket));
     if config.engine.required && !is_ready(&service).await {
-        eprintln!("sam2d: no engine, and engine.required is set");
+        complain!("sam2d: no engine, and engine.required is set");
         run.end();
         return ExitCode::from(EX_UNAVAILABLE);
     }
@@ -277,7 +287,7 @@ fn report(package: &Package, passed: &Passed, path: &Path) {
     let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
     let written = folder.and_then(|()| std::fs::write(path, picture));
     let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e3);
-    println!(
+    say!(
         "engine {}: golden image segmented: {} px, IoU {:.3} with the reference, {} ms (encode {}, prompt {})",
         package.manifest().title(),
         report.area_px,
@@ -287,23 +297,23 @@ fn report(package: &Package, passed: &Passed, path: &Path) {
         ms(report.observed.decode),
     );
     match written {
-        Ok(()) => println!("  picture: {}", path.display()),
-        Err(error) => println!("  no picture: {}: {error}", path.display()),
+        Ok(()) => say!("  picture: {}", path.display()),
+        Err(error) => say!("  no picture: {}: {error}", path.display()),
     }
-    println!("  {}", package.manifest().notice);
+    say!("  {}", package.manifest().notice);
 }
 
 /// Where it listens and what to try next.
 fn greet(addresses: &[SocketAddr], secured: &[SocketAddr]) {
-    println!("sam2d {} — not for diagnostic use", env!("CARGO_PKG_VERSION"));
+    say!("sam2d {} — not for diagnostic use", env!("CARGO_PKG_VERSION"));
     for address in addresses {
         let scheme = if secured.contains(address) { "https" } else { "http" };
-        println!("listening on {scheme}://{address}");
+        say!("listening on {scheme}://{address}");
     }
     if let Some(address) = addresses.first() {
-        println!("try: curl -F file=@samples/phantom-axial.dcm -F image_type=auto \\");
-        println!("          -F 'click_points=[{{\"x\":160,\"y\":167,\"label\":1}}]' \\");
-        println!("          http://{address}/api/segmentation/sam2");
+        say!("try: curl -F file=@samples/phantom-axial.dcm -F image_type=auto \\");
+        say!("          -F 'click_points=[{{\"x\":160,\"y\":167,\"label\":1}}]' \\");
+        say!("          http://{address}/api/segmentation/sam2");
     }
 }
 
@@ -359,7 +369,7 @@ fn runtime<F: Future<Output = ExitCode>>(work: impl FnOnce() -> F) -> ExitCode {
 }
 
 fn failed(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("sam2d: {error}");
+    complain!("sam2d: {error}");
     ExitCode::from(code)
 }
 
@@ -373,6 +383,6 @@ fn failed_with(code: u8, error: &anyhow::Error) -> ExitCode {
             words = format!("{words}: {cause}");
         }
     }
-    eprintln!("sam2d: {words}");
+    complain!("sam2d: {words}");
     ExitCode::from(code)
 }

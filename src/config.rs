@@ -122,8 +122,12 @@ impl Config {
             }
         };
         for (name, value) in environment {
-            overlay(&mut table, &name, &value)
-                .map_err(|text| ConfigError::Parse { path: None, text })?;
+            let wrong = |text| ConfigError::Parse { path: None, text };
+            if overlay(&mut table, &name, &value).map_err(wrong)? {
+                // One at a time: an error of the whole would not say which variable it means.
+                Self::over_defaults(table.clone())
+                    .map_err(|error| wrong(format!("{name}: {}", explain(&error))))?;
+            }
         }
         Self::over_defaults(table)
             .map_err(|error| ConfigError::Parse { path: None, text: explain(&error) })
@@ -219,12 +223,12 @@ fn home(below: &str) -> PathBuf {
 }
 
 /// Puts the value of `SAM2D_SECTION__KEY` (deeper: `SAM2D_SECTION__PART__KEY`) into the table.
-fn overlay(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
+fn overlay(table: &mut toml::Table, name: &str, value: &str) -> Result<bool, String> {
     let Some(path) = name.strip_prefix(ENV_PREFIX).filter(|_| !NOT_KEYS.contains(&name)) else {
-        return Ok(());
+        return Ok(false);
     };
     let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
-    let [sections @ .., key] = keys.as_slice() else { return Ok(()) };
+    let [sections @ .., key] = keys.as_slice() else { return Ok(false) };
     if sections.is_empty() {
         return Err(format!("{name}: environment keys are SAM2D_SECTION__KEY"));
     }
@@ -237,7 +241,7 @@ fn overlay(table: &mut toml::Table, name: &str, value: &str) -> Result<(), Strin
     // A number, a list or a truth value as TOML has them; anything else is text.
     let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
     place.insert(key.clone(), parsed.unwrap_or_else(|| value.into()));
-    Ok(())
+    Ok(true)
 }
 
 /// serde's words and, for an unknown key, the nearest known one.
@@ -287,6 +291,10 @@ mod tests {
         assert_eq!(config.inbox.path.as_deref(), Some(Path::new("/srv/in box")));
         let error = Config::load(None, env(&[("SAM2D_HTTP__LISTN", "1")])).unwrap_err();
         assert!(error.to_string().contains("did you mean `listen`?"), "{error}");
+        // The variable is named, wherever among others it stands.
+        let given = [("SAM2D_HTTP__MAX_HEADERS", "7"), ("SAM2D_TLS__LISTEN", "127.0.0.1:1")];
+        let error = Config::load(None, env(&given)).unwrap_err();
+        assert!(error.to_string().starts_with("SAM2D_TLS__LISTEN: "), "{error}");
     }
 
     #[test]

@@ -1,8 +1,15 @@
-//! What is shipped beside the program: units, configuration files, alerts, cross build.
+//! What is shipped beside the program: units, configuration files, alerts, cross build. And a daemon that
+//! nobody listens to.
 
+use crate::support::daemon::sam2d;
+use crate::support::seeded;
 use sam2d::config::Config;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 fn shipped(name: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
@@ -227,4 +234,36 @@ fn the_cross_build_is_the_same_in_a_container_and_without() {
         })
         .collect();
     assert_eq!(set, passed, "environment");
+}
+
+#[test]
+fn nobody_reading_what_the_daemon_prints_stops_neither_it_nor_its_engine() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = sam2d(home.path());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--engine", seeded().to_str().unwrap()]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Both ends away: what is printed fails from now on.
+    let (out, _) = (child.stdout.take().unwrap(), drop(child.stderr.take()));
+    let line =
+        BufReader::new(out).lines().map(Result::unwrap).find(|line| line.contains("http://"));
+    let line = line.unwrap();
+    let address = line.strip_prefix("listening on http://").unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    let ready = loop {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        if answer.starts_with("HTTP/1.1 200") || Instant::now() > until {
+            break answer;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = child.wait().unwrap();
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+    assert_eq!(ended.code(), Some(0));
 }
