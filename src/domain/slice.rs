@@ -146,6 +146,24 @@ pub struct SliceInfo {
     pub spacing_mm: Option<(f64, f64)>,
 }
 
+impl SliceInfo {
+    /// A plain 8-bit picture, of which no scanner says anything.
+    #[must_use]
+    pub fn picture(size: Size, format: Format) -> Self {
+        Self {
+            size,
+            format,
+            frame: 0,
+            frames: 1,
+            is_ct: false,
+            inverted: false,
+            voi: Voi::None,
+            range: None,
+            spacing_mm: None,
+        }
+    }
+}
+
 /// A decoded slice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slice {

@@ -9,7 +9,7 @@
 
 use super::decode::{DecodeError, Limits, choose_frame};
 use super::jpeg;
-use crate::domain::slice::{Format, Samples, Size, Slice, SliceInfo, Voi};
+use crate::domain::slice::{Format, Samples, Size, Slice, SliceInfo};
 use bytes::Bytes;
 use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
@@ -147,17 +147,7 @@ fn slice(format: Format, picture: DynamicImage) -> Result<Slice, DecodeError> {
         ),
         _ => return Err(DecodeError::unreadable("its pixels are of an unsupported type")),
     };
-    let info = SliceInfo {
-        size,
-        format,
-        frame: 0,
-        frames: 1,
-        is_ct: false,
-        inverted: false,
-        voi: Voi::None,
-        range,
-        spacing_mm: None,
-    };
+    let info = SliceInfo { range, ..SliceInfo::picture(size, format) };
     Slice::new(info, samples).map_err(|error| DecodeError::unreadable(error.to_string()))
 }
 

@@ -36,13 +36,7 @@ impl Inner {
         side: usize,
     ) -> Result<MaskInput, ServiceError> {
         let bytes = match source {
-            MaskSource::Answer(key) => {
-                let stored = self.stored(key).await?.ok_or(ServiceError::UnknownMask)?;
-                if stored.logits.len() != side * side {
-                    return Err(ServiceError::UnknownMask);
-                }
-                return Ok(Arc::clone(&stored.logits));
-            }
+            MaskSource::Answer(key) => return self.logits(key, side).await,
             MaskSource::Png(bytes) => bytes,
         };
         let inner = Arc::clone(self);
@@ -59,6 +53,16 @@ impl Inner {
         .await?
     }
 
+    /// What the decoder gave with an answer. An engine of another size has no use for it.
+    async fn logits(
+        self: &Arc<Self>,
+        key: AnswerKey,
+        side: usize,
+    ) -> Result<MaskInput, ServiceError> {
+        let stored = self.stored(key).await?.filter(|stored| stored.logits.len() == side * side);
+        stored.map(|stored| Arc::clone(&stored.logits)).ok_or(ServiceError::UnknownMask)
+    }
+
     /// Clicks, with one more in the middle of a neighbouring slice's answer where nobody has said
     /// what is inside. The click alone, not the neighbour's box: walking through a volume, boxes
     /// shrink or grow from slice to slice until the object is lost (docs/quality.md has figures).
@@ -71,10 +75,7 @@ impl Inner {
         side: usize,
     ) -> Result<Vec<Click>, ServiceError> {
         let Some(key) = prompt_from else { return Ok(clicks) };
-        let stored = self.stored(key).await?.ok_or(ServiceError::UnknownMask)?;
-        let place =
-            (stored.logits.len() == side * side).then(|| place(&stored.logits, side)).flatten();
-        let Some((x, y)) = place else {
+        let Some((x, y)) = place(&self.logits(key, side).await?, side) else {
             let text = "prompt_from names an answer whose mask is empty: click on the structure";
             return Err(ServiceError::Invalid(text.into()));
         };
@@ -158,7 +159,7 @@ fn depths(logits: &[f32], side: usize) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::slice::{Format, SliceInfo, Voi};
+    use crate::domain::slice::{Format, SliceInfo};
 
     fn marked(side: usize, inside: impl Fn(usize, usize) -> bool) -> Vec<f32> {
         (0..side * side).map(|i| if inside(i % side, i / side) { 3.0 } else { -3.0 }).collect()
@@ -242,20 +243,18 @@ mod tests {
     #[test]
     fn a_mask_of_another_size_is_refused_by_name() {
         let size = Size { width: 4, height: 4 };
-        let info = SliceInfo {
-            size,
-            format: Format::Png,
-            frame: 0,
-            frames: 1,
-            is_ct: false,
-            inverted: false,
-            voi: Voi::None,
-            range: None,
-            spacing_mm: None,
-        };
+        let info = SliceInfo::picture(size, Format::Png);
         let slice = Slice::new(info, Samples::Grey8(vec![255; 16].into())).unwrap();
         let error = png_mask(&slice, Size { width: 8, height: 4 }, 4).unwrap_err();
         assert_eq!(error.to_string(), "mask_input is 4×4 pixels; the image has 8×4");
         assert_eq!(png_mask(&slice, size, 2).unwrap().as_ref(), [10.0; 4]);
+    }
+
+    #[test]
+    fn what_is_brighter_than_half_is_marked() {
+        let size = Size { width: 2, height: 2 };
+        let info = SliceInfo::picture(size, Format::Png);
+        let slice = Slice::new(info, Samples::Grey8(vec![0, 127, 128, 255].into())).unwrap();
+        assert_eq!(png_mask(&slice, size, 2).unwrap().as_ref(), [-10.0, -10.0, 10.0, 10.0]);
     }
 }

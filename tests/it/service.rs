@@ -2,7 +2,7 @@
 
 use crate::support::dicom::Ct;
 use crate::support::engine::{Orders, load_embedded, load_obedient, load_seeded};
-use crate::support::{Setup, click, disc_png, image, one_click, service, unsettled};
+use crate::support::{Setup, click, disc_png, image, obedient, one_click, service, unsettled};
 use sam2d::domain::key::{AnswerKey, ImageKey, Sum};
 use sam2d::domain::mask::{ImageType, Target};
 use sam2d::domain::prompt::{ClickLabel, PromptBox};
@@ -179,9 +179,8 @@ async fn after_a_restart_answers_and_embeddings_come_from_disk() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn however_many_ask_at_once_an_image_is_encoded_once() {
-    let orders = Arc::new(Orders::default());
+    let (service, orders) = obedient().await;
     orders.encode_ms.store(100, Ordering::SeqCst);
-    let service = service(Setup::default(), move || load_obedient(&orders)).await;
     let before = calls(&service).0;
     let png = disc_png(96, 80);
     let tasks: Vec<_> = (0..12)
@@ -199,9 +198,8 @@ async fn however_many_ask_at_once_an_image_is_encoded_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encode_goes_on_when_its_caller_leaves() {
-    let orders = Arc::new(Orders::default());
+    let (service, orders) = obedient().await;
     orders.encode_ms.store(200, Ordering::SeqCst);
-    let service = service(Setup::default(), move || load_obedient(&orders)).await;
     let before = calls(&service).0;
     let png = disc_png(96, 80);
     let left = service.segment(one_click(&png, 48.0, 40.0));
@@ -286,6 +284,25 @@ async fn a_neighbouring_answer_seeds_the_prompt() {
     assert!(!service.segment(outside).await.unwrap().cached);
     next.prompt_from = Some(AnswerKey(Sum::of(b"nothing")));
     assert!(matches!(service.segment(next).await, Err(ServiceError::UnknownMask)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_an_engine_of_another_size_is_unknown_to_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = || Setup { cache: Some(folder.path()), ..Setup::default() };
+    let before = service(setup(), load_seeded).await;
+    let first = before.segment(one_click(&disc_png(96, 80), 48.0, 40.0)).await.unwrap();
+    tokio::task::spawn_blocking(move || before.finish()).await.unwrap();
+    let service = service(setup(), || load_embedded(1)).await;
+    // It is still there to be looked at.
+    assert_eq!(service.mask(first.answer.key).await.unwrap().png, first.answer.png);
+    let key = Some(first.answer.key);
+    let next = one_click(&disc_png(96, 80), 30.0, 30.0);
+    let refined = SegmentRequest { mask_input: key.map(MaskSource::Answer), ..next.clone() };
+    let seeded = SegmentRequest { prompt_from: key, clicks: Vec::new(), ..next };
+    for request in [refined, seeded] {
+        assert!(matches!(service.segment(request).await, Err(ServiceError::UnknownMask)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -422,9 +439,7 @@ async fn below_the_configured_confidence_an_answer_asks_for_care() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_takes_too_long_is_a_timeout_and_not_a_wait() {
-    let orders = Arc::new(Orders::default());
-    let told = Arc::clone(&orders);
-    let service = service(Setup::default(), move || load_obedient(&told)).await;
+    let (service, orders) = obedient().await;
     orders.encode_ms.store(3000, Ordering::SeqCst);
     let deadline = Instant::now() + Duration::from_millis(400);
     let late = service
@@ -500,9 +515,7 @@ async fn a_request_keeps_the_engine_that_it_began_with_and_an_exchanged_engine_e
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_engine_is_never_a_mask_and_after_three_failures_manual_only() {
-    let orders = Arc::new(Orders::default());
-    let told = Arc::clone(&orders);
-    let service = service(Setup::default(), move || load_obedient(&told)).await;
+    let (service, orders) = obedient().await;
     let png = disc_png(96, 80);
     let before = service.segment(one_click(&png, 48.0, 40.0)).await.unwrap();
     orders.fail.store(true, Ordering::SeqCst);

@@ -2,7 +2,7 @@
 
 use super::model::{Model, Order, cpu};
 use super::package::{Spec, made, write};
-use super::standin::{Alive, alive, copies, forget};
+use super::standin::{Alive, alive, copies, device_bytes, forget};
 use super::{alone, pretend, standins};
 use sam2d::domain::tensor::{
     Embedding, HostEmbedding, ImageTensor, MaskLogits, PointLabel, PointRow, PromptBatch,
@@ -473,6 +473,36 @@ fn an_allocation_that_fails_is_out_of_memory_and_passes() {
     assert!(matches!(refused, BackendError::OutOfMemory { stage: "decoder", .. }), "{refused}");
     pretend("");
     backend.decode(&embedding, &click()).unwrap();
+}
+
+#[test]
+#[ignore = "./test tensorrt builds what it needs"]
+fn a_buffer_that_grows_frees_the_old_one_first() {
+    let _alone = alone();
+    let wide: Vec<_> = (0..64_u8).map(|x| (f32::from(x), 64.0)).collect();
+    let wide = PromptBatch::single_clicks(&wide).unwrap();
+    let Loaded { mut backend, model: _model, _folder } = load(&Spec::default(), &options("ten"));
+    let embedding = backend.encode(&picture(0)).unwrap();
+    backend.decode(&embedding, &click()).unwrap();
+    let least = device_bytes();
+    backend.decode(&embedding, &wide).unwrap();
+    let most = device_bytes();
+    assert!(most > least + 4 * 63 * 4 * 32 * 32, "{least}, {most}");
+    drop((backend, embedding));
+    // Exactly what the grown buffers take: an old one beside its successor doesn't fit.
+    let Loaded { mut backend, model: _model, _folder } = load(&Spec::default(), &options("ten"));
+    let embedding = backend.encode(&picture(0)).unwrap();
+    backend.decode(&embedding, &click()).unwrap();
+    pretend(&format!("room {most}"));
+    backend.decode(&embedding, &wide).unwrap();
+    // It is the room that decides: a byte less is too little.
+    drop((backend, embedding));
+    pretend("");
+    let Loaded { mut backend, model: _model, _folder } = load(&Spec::default(), &options("ten"));
+    let embedding = backend.encode(&picture(0)).unwrap();
+    pretend(&format!("room {}", most - 1));
+    assert!(matches!(backend.decode(&embedding, &wide), Err(BackendError::OutOfMemory { .. })));
+    pretend("");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "calls the stand-in")]
 
 use libloading::os::unix::Library;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_long};
 use std::sync::OnceLock;
 
 /// What of each kind is alive.
@@ -36,6 +36,15 @@ pub(crate) fn alive() -> Alive {
 pub(crate) fn copies() -> i32 {
     // SAFETY: the stand-in's function has this signature.
     let count = unsafe { library().get::<unsafe extern "C" fn() -> c_int>("standin_copies") };
+    // SAFETY: as above; it only counts.
+    unsafe { count.unwrap()() }
+}
+
+/// Bytes allocated on the device.
+pub(crate) fn device_bytes() -> i64 {
+    // SAFETY: the stand-in's function has this signature.
+    let count =
+        unsafe { library().get::<unsafe extern "C" fn() -> c_long>("standin_device_bytes") };
     // SAFETY: as above; it only counts.
     unsafe { count.unwrap()() }
 }

@@ -145,6 +145,33 @@ fn muscle_much_darker_than_fat_is_still_body() {
 }
 
 #[test]
+fn fat_far_darker_than_muscle_stays_with_the_body() {
+    let muscle = Ellipse { center: (200.0, 150.0), half: (130.0, 90.0) };
+    // Air gets brighter to the right, as with a surface coil: no sharp second split lies below.
+    let air = |x: u32| (if x < 40 { 4 } else { x / 8 }) as u8;
+    let levels = painted(SIZE, |x, y| match () {
+        () if muscle.holds(x, y) => 220,
+        () if TORSO.holds(x, y) => 75,
+        () => air(x),
+    });
+    let body = body_mask(&levels, SIZE).unwrap();
+    assert!(body.contains(60, 150) && body.contains(340, 150), "fat");
+    assert!(overlap(&body, |x, y| TORSO.holds(x, y)) > TORSO_OVERLAP);
+}
+
+#[test]
+fn an_organ_behind_a_thin_dark_wall_stays_with_the_body() {
+    let organ = Ellipse { center: (378.0, 150.0), half: (20.0, 40.0) };
+    // One cell of these pictures is 4 pixels; the wall is 8 wide where it is thinnest.
+    let levels = painted(SIZE, |x, y| match () {
+        () if TORSO.holds(x, y) || organ.holds(x, y) => 140,
+        () => noise(x, y, 8),
+    });
+    let body = body_mask(&levels, SIZE).unwrap();
+    assert!(body.contains(378, 150), "less than a third of the torso, and yet no table");
+}
+
+#[test]
 fn colour_is_judged_by_its_brightness() {
     let Levels::Grey(grey) = painted(SIZE, |x, y| if TORSO.holds(x, y) { 140 } else { 3 }) else {
         unreachable!("painted gives grey")

@@ -54,17 +54,7 @@ fn child(worst: impl FnOnce(BorrowedFd<'static>, Request)) {
 }
 
 fn info(size: Size) -> SliceInfo {
-    SliceInfo {
-        size,
-        format: Format::Png,
-        frame: 0,
-        frames: 1,
-        is_ct: false,
-        inverted: false,
-        voi: Voi::None,
-        range: None,
-        spacing_mm: None,
-    }
+    SliceInfo::picture(size, Format::Png)
 }
 
 const SIZE: Size = Size { width: 2, height: 2 };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cache::Reading;
 use crate::domain::key::ContentKey;
-use crate::domain::slice::{Format, SliceInfo, Voi};
+use crate::domain::slice::{Format, SliceInfo};
 use crate::service::oneclick::BodyGrid;
 use crate::service::request::WindowSource;
 
@@ -52,17 +52,7 @@ impl Bench {
     /// One of each, now.
     fn fill(&self) {
         let era = self.store.era();
-        let info = SliceInfo {
-            size: Size { width: 3, height: 2 },
-            format: Format::Png,
-            frame: 0,
-            frames: 1,
-            is_ct: false,
-            inverted: false,
-            voi: Voi::None,
-            range: None,
-            spacing_mm: None,
-        };
+        let info = SliceInfo::picture(Size { width: 3, height: 2 }, Format::Png);
         let content = ContentKey(Sum::of(b"content"));
         self.store.put_slice(era, AliasKey(key()), SliceRecord { content, info });
         let image = ImageRecord {

@@ -6,6 +6,7 @@
 //   name X    the device's name             free N  megabytes that cuMemGetInfo tells as free
 //   capture   streams can't be captured     unknown synchronising fails with a code that has no name
 //   shape     the stand-in libnvinfer tells outputs of another shape
+//   room N    bytes of device memory that there are, all allocations together
 // What is alive is counted, so that a test can tell a leak: standin_alive, at the end.
 #include <atomic>
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <unistd.h>
@@ -63,11 +65,17 @@ Result put(void *handle, Work work) {
   return 0;
 }
 std::vector<Stream *> streams;
+using Pointer = std::uint64_t;
+std::map<Pointer, std::size_t> sizes; // of what is allocated on the device
+std::size_t taken() {
+  std::size_t bytes = 0;
+  for (auto &[pointer, size] : sizes) bytes += size;
+  return bytes;
+}
 } // namespace
 
 #define API extern "C" __attribute__((visibility("default")))
 using Device = int;
-using Pointer = std::uint64_t;
 
 API Result cuInit(unsigned) { return is("none") ? 100 : 0; }
 API Result cuDriverGetVersion(int *version) { *version = is("old") ? 11040 : 12060; return 0; }
@@ -102,10 +110,14 @@ API Result cuMemGetInfo_v2(std::size_t *free, std::size_t *total) {
 API Result cuMemAlloc_v2(Pointer *pointer, std::size_t bytes) {
   if (Result bad = ready()) return bad;
   if (is("oom")) return 2;
+  std::lock_guard guard(lock);
+  std::string room = told("room ");
+  if (!room.empty() && taken() + bytes > std::strtoull(room.c_str() + 5, nullptr, 10)) return 2;
   void *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (!memory) return 2;
   std::memset(memory, 0xFF, bytes); // NaN in every precision: who reads what nobody wrote is caught
   *pointer = reinterpret_cast<Pointer>(memory);
+  sizes[*pointer] = bytes;
   alive[DEVICE_MEMORY]++;
   return 0;
 }
@@ -113,6 +125,7 @@ API Result cuMemFree_v2(Pointer pointer) {
   std::lock_guard guard(lock);
   if (!current) misuse("memory freed without a current context");
   for (auto *stream : streams) run(*stream); // the driver waits for what still uses it
+  if (!sizes.erase(pointer)) misuse("memory freed that is not allocated");
   std::free(reinterpret_cast<void *>(pointer));
   alive[DEVICE_MEMORY]--;
   return lost ? 719 : 0;
@@ -211,6 +224,8 @@ API void standin_object(int difference) { alive[OBJECTS] += difference; }
 API int standin_told(const char *word) { return is(word); }
 // For tests: memory on the device, pinned memory, streams, graphs, contexts, TensorRT's objects.
 API int standin_alive(int kind) { return kind >= 0 && kind < KINDS ? alive[kind].load() : -1; }
+// Bytes allocated on the device.
+API long standin_device_bytes() { std::lock_guard guard(lock); return long(taken()); }
 // Copies from the host so far.
 API int standin_copies() { return copies; }
 // A device that is lost stays so for the process; a test that is over must not be the last.
