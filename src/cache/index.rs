@@ -12,6 +12,7 @@
 
 use crate::domain::key::Sum;
 use hashbrown::HashTable;
+use std::collections::HashSet;
 
 /// What a file system spends in, nearly everywhere.
 const DISK_BLOCK: u64 = 4096;
@@ -27,6 +28,9 @@ pub(super) struct Index {
     newest: u32,
     oldest: u32,
     blocks: u64,
+    /// While a scan lists the folder: what was removed meanwhile, so that the list doesn't bring it
+    /// back.
+    removed: Option<HashSet<Sum>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +54,8 @@ pub(super) struct Known {
 impl Default for Index {
     fn default() -> Self {
         let table = HashTable::new();
-        Self { table, nodes: vec![], free: NONE, newest: NONE, oldest: NONE, blocks: 0 }
+        let (free, newest, oldest) = (NONE, NONE, NONE);
+        Self { table, nodes: vec![], free, newest, oldest, blocks: 0, removed: None }
     }
 }
 
@@ -79,10 +84,11 @@ impl Index {
     }
 
     /// The start-up scan found an entry: it becomes the *least* recently used, unless it is known
-    /// already. So a scan that goes from recent to old keeps the order and disturbs no use
-    /// meanwhile.
+    /// already or was removed since. So a scan that goes from recent to old keeps the order and
+    /// disturbs no use meanwhile.
     pub(super) fn insert_oldest(&mut self, known: &Known) {
-        if self.find(&known.key).is_some() {
+        let removed = self.removed.as_ref().is_some_and(|removed| removed.contains(&known.key));
+        if removed || self.find(&known.key).is_some() {
             return;
         }
         if let Some(at) = self.store(known) {
@@ -105,8 +111,16 @@ impl Index {
         self.node(self.find(key)?).map(Node::known)
     }
 
+    /// A scan is about to list the folder, or has told all that it found.
+    pub(super) fn scanning(&mut self, scanning: bool) {
+        self.removed = scanning.then(HashSet::new);
+    }
+
     /// An entry is gone.
     pub(super) fn remove(&mut self, key: &Sum) -> bool {
+        if let Some(removed) = &mut self.removed {
+            removed.insert(*key);
+        }
         let Ok(found) =
             self.table.find_entry(hash(&key.0), |at| key_at(&self.nodes, *at) == Some(&key.0))
         else {

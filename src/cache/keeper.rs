@@ -75,7 +75,8 @@ fn run(shared: &Shared, stopped: &mpsc::Receiver<()>) {
     note(shared);
 }
 
-fn scan_all(shared: &Shared, gone: &impl Fn() -> bool) {
+pub(super) fn scan_all(shared: &Shared, gone: &impl Fn() -> bool) {
+    let store = shared.store();
     for kind in Kind::ALL {
         if let Err(error) = scan::scan(shared, kind, gone) {
             shared.trouble.fault(&format!("the {} folder can't be listed: {error}", kind.name()));
@@ -83,6 +84,10 @@ fn scan_all(shared: &Shared, gone: &impl Fn() -> bool) {
         shared.make_room(kind, 0);
     }
     shared.scanned.store(true, Ordering::Release);
+    // Made anew meanwhile, the folder is to be scanned once more.
+    if !shared.is_current(store.as_ref()) {
+        shared.scanned.store(false, Ordering::Release);
+    }
 }
 
 /// Removes what is older than its lifetime; tries the folder again where there was none.

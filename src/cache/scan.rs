@@ -39,10 +39,35 @@ pub(super) struct Found {
 /// Fills the index with what is on the disk and removes what has no business there. `gone` ends it.
 pub(super) fn scan(shared: &Shared, kind: Kind, gone: &impl Fn() -> bool) -> Result<(), Errno> {
     let Some(store) = shared.store() else { return Ok(()) };
+    let mut found = vec![];
+    shared.index(kind).scanning(true);
+    let listed = list(shared, &store, kind, gone, &mut found);
+    // Also where the disk didn't tell all.
+    for batch in found.chunks(BATCH) {
+        let mut index = shared.index(kind);
+        if !shared.is_current(Some(&store)) {
+            break;
+        }
+        for entry in batch {
+            let Found { key, bytes, created_s, .. } = *entry;
+            index.insert_oldest(&Known { key, created_s, bytes });
+        }
+    }
+    shared.index(kind).scanning(false);
+    listed
+}
+
+/// What of the folder stays, most recently used first.
+fn list(
+    shared: &Shared,
+    store: &Store,
+    kind: Kind,
+    gone: &impl Fn() -> bool,
+    found: &mut Vec<Found>,
+) -> Result<(), Errno> {
     let now = shared.clock.now();
-    let mut found: Vec<Found> = vec![];
     let mut newest_s = 0;
-    walk(&store, kind, &mut |item| {
+    let walked = walk(store, kind, &mut |item| {
         match item {
             Item::Foreign { folder, name } => remove_foreign(folder, name),
             Item::Entry(entry) => {
@@ -55,17 +80,10 @@ pub(super) fn scan(shared: &Shared, kind: Kind, gone: &impl Fn() -> bool) -> Res
             }
         }
         if gone() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    });
     shared.clock.at_least(u64::from(newest_s) * 1000);
     found.sort_unstable_by_key(|entry| Reverse(entry.used));
-    for batch in found.chunks(BATCH) {
-        let mut index = shared.index(kind);
-        for entry in batch {
-            let Found { key, bytes, created_s, .. } = *entry;
-            index.insert_oldest(&Known { key, created_s, bytes });
-        }
-    }
-    Ok(())
+    walked
 }
 
 /// Shows everything in a kind's folder to `visit`.

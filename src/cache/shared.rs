@@ -111,6 +111,11 @@ impl Shared {
         self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Is this the folder in use (or, `None`, is there none)?
+    pub(super) fn is_current(&self, store: Option<&Arc<Store>>) -> bool {
+        self.store().as_ref().map(Arc::as_ptr) == store.map(Arc::as_ptr)
+    }
+
     pub(super) fn index(&self, kind: Kind) -> MutexGuard<'_, Index> {
         locked(&self.shelf(kind).index)
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cache::index::Known;
+use crate::cache::keeper;
 use crate::cache::shared::MAX_USED;
 
 /// A cache without its threads: nobody writes, sweeps or notes but the test.
@@ -174,4 +175,42 @@ fn what_is_mapped_is_not_held_in_memory_as_well() {
     assert_eq!(cache.stats().open_bytes, 0);
     put(&cache, Kind::Answer, 1, 10);
     assert_eq!(cache.stats().open_bytes, 4160);
+}
+
+/// Starts to fill the index of four entries, and has something done when the last has been listed.
+fn scan_while(meanwhile: fn(&Bench, &Cache)) -> Stats {
+    let bench = Bench::on_disk_only();
+    let cache = bench.open();
+    for n in 0..4 {
+        put(&cache, Kind::Answer, n, 10);
+    }
+    *cache.shared.index(Kind::Answer) = index::Index::default();
+    let listed = std::cell::Cell::new(0);
+    keeper::scan_all(&cache.shared, &|| {
+        listed.set(listed.get() + 1);
+        if listed.get() == 4 {
+            meanwhile(&bench, &cache);
+        }
+        false
+    });
+    cache.stats()
+}
+
+#[test]
+fn what_is_removed_while_the_folder_is_scanned_is_not_counted_afterwards() {
+    let stats = scan_while(|_, cache| {
+        cache.purge();
+        put(cache, Kind::Answer, 1, 10);
+        put(cache, Kind::Answer, 7, 10);
+    });
+    assert_eq!((stats.kinds[0].entries, stats.scanned), (2, true));
+}
+
+#[test]
+fn a_folder_deleted_while_it_is_scanned_is_scanned_once_more() {
+    let stats = scan_while(|bench, cache| {
+        fs::remove_dir_all(bench.root()).unwrap();
+        put(cache, Kind::Answer, 7, 10);
+    });
+    assert_eq!((stats.kinds[0].entries, stats.scanned), (1, false));
 }
