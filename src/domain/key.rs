@@ -27,8 +27,9 @@ impl Sum {
     /// 64 lower-case hex digits.
     #[must_use]
     pub fn to_hex(self) -> String {
-        let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
-        self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+        let digit = |half: u8| if half < 10 { b'0' + half } else { b'a' - 10 + half };
+        let digits = self.0.map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+        String::from_utf8(digits.as_flattened().to_vec()).unwrap_or_default()
     }
 
     /// From 64 hex digits, either case.

@@ -80,7 +80,8 @@ impl Inner {
     ) -> Result<Segmented, ServiceError> {
         let Question { image_type, clicks, bounds, target, mask_input, prompt_from, deadline } =
             question;
-        let options = self.options();
+        let in_force = self.options();
+        let options = &in_force.options;
         let size = resolved.record.size;
         let side = engine.info.engine.input_size / 4;
         let mask = match mask_input {
@@ -91,14 +92,13 @@ impl Inner {
         let prompt = Prompt::new(size, clicks, bounds, mask, options.max_clicks)?;
         prompts::fits(&prompt, engine.info.engine.max_points)?;
         let embedding_key = keys::embedding(resolved.key, &engine.info.engine.fingerprint);
-        let profile = profile(&options, image_type, target);
+        let (profile, settings) = in_force.profile(image_type, target);
         let key = keys::answer(&keys::AnswerFields {
             embedding: embedding_key,
             prompt: &prompt,
             image_type,
             target,
-            profile,
-            clean: &options.clean,
+            settings,
         });
         let hit = self.stored(key).await?;
         let cached = hit.is_some();
@@ -112,7 +112,7 @@ impl Inner {
             }
         };
         let answer = stored.answer.clone();
-        let warnings = warnings(&options, &engine.info, &answer);
+        let warnings = warnings(options, &engine.info, &answer);
         Ok(Segmented {
             answer,
             cached,
@@ -198,16 +198,6 @@ impl Inner {
             Some(oneclick::Found { logits, confidence })
         });
         found.ok_or_else(|| internal("the decoder's output has no mask to choose"))
-    }
-}
-
-fn profile(options: &Options, image_type: ImageType, target: Target) -> &Profile {
-    let profiles = &options.profiles;
-    match (image_type, target) {
-        (ImageType::L3, _) => &profiles.l3,
-        (ImageType::Middle, Target::Psoas) => &profiles.psoas,
-        (ImageType::Middle, Target::Muscle) => &profiles.muscle,
-        (ImageType::Auto, _) => &profiles.auto,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::domain::prompt::{ClickLabel, Prompt};
 use crate::domain::slice::{Format, Samples, Slice, SliceInfo, Window, WindowFunction};
 use crate::imaging::postprocess;
 use crate::imaging::window::Rendering;
+use std::fmt::Debug;
 
 /// Uploaded bytes and the frame asked for.
 pub(super) fn alias(bytes: &[u8], frame: Option<u32>) -> AliasKey {
@@ -86,9 +87,15 @@ pub(super) struct AnswerFields<'a> {
     pub(super) prompt: &'a Prompt,
     pub(super) image_type: ImageType,
     pub(super) target: Target,
-    /// The profile that would choose, when the prompt is empty.
-    pub(super) profile: &'a Profile,
-    pub(super) clean: &'a postprocess::Options,
+    /// See [`settings`].
+    pub(super) settings: Sum,
+}
+
+/// What of the options turns an embedding into an answer: the profile that would choose when the
+/// prompt is empty, and the clean-up.
+pub(super) fn settings(profile: &Profile, clean: &postprocess::Options) -> Sum {
+    let print = |key: KeyBuilder, options: &dyn Debug| key.bytes(format!("{options:?}").as_bytes());
+    print(print(KeyBuilder::new("settings"), profile), clean).finish()
 }
 
 /// The whole answer.
@@ -104,8 +111,7 @@ pub(super) fn answer(fields: &AnswerFields<'_>) -> AnswerKey {
             Target::Psoas => 1,
             Target::Muscle => 2,
         })
-        .bytes(format!("{:?}", fields.profile).as_bytes())
-        .bytes(format!("{:?}", fields.clean).as_bytes());
+        .bytes(&fields.settings.0);
     let prompt = fields.prompt;
     key = key.number(prompt.clicks().len() as u64);
     for click in prompt.clicks() {
@@ -193,8 +199,7 @@ mod tests {
             prompt: &plain,
             image_type: ImageType::Middle,
             target: Target::Muscle,
-            profile: &profile,
-            clean: &clean,
+            settings: settings(&profile, &clean),
         };
         let mut keys: Vec<_> =
             prompts.iter().map(|prompt| answer(&AnswerFields { prompt, ..usual() })).collect();
@@ -205,8 +210,8 @@ mod tests {
             answer(&AnswerFields { image_type: ImageType::L3, ..usual() }),
             answer(&AnswerFields { image_type: ImageType::Auto, ..usual() }),
             answer(&AnswerFields { target: Target::Psoas, ..usual() }),
-            answer(&AnswerFields { profile: &other_profile, ..usual() }),
-            answer(&AnswerFields { clean: &other_clean, ..usual() }),
+            answer(&AnswerFields { settings: settings(&other_profile, &clean), ..usual() }),
+            answer(&AnswerFields { settings: settings(&profile, &other_clean), ..usual() }),
         ]);
         assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
     }

@@ -44,7 +44,7 @@ use error::ServiceError;
 use flight::Flight;
 use image::blocking;
 use inbox::Inbox;
-use options::Options;
+use options::{InForce, Options};
 use request::{
     Answer, Embedded, ImageDescription, ImageRequest, SegmentRequest, Segmented, Timings,
 };
@@ -80,7 +80,7 @@ pub struct Parts<'a> {
 
 struct Inner {
     /// In force now; a request keeps those that it began with.
-    options: RwLock<Arc<Options>>,
+    options: RwLock<Arc<InForce>>,
     /// The one that serves, and whoever wants to know of another.
     engine: watch::Sender<Engine>,
     decoder: Decoder,
@@ -102,7 +102,7 @@ impl Service {
         let service = Self(Arc::new(Inner {
             inbox: Inbox::open(parts.inbox, parts.max_image_bytes)?,
             store: Store::new(&parts.options, parts.cache, parts.lifetime),
-            options: RwLock::new(Arc::new(parts.options)),
+            options: RwLock::new(Arc::new(InForce::new(parts.options))),
             engine: watch::Sender::new(parts.engine),
             decoder: parts.decoder,
             encodes: Flight::new(),
@@ -115,7 +115,8 @@ impl Service {
 
     /// Takes other options from the next request on; memory budgets stay as they were.
     pub fn reconfigure(&self, options: Options) {
-        *self.0.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+        let in_force = Arc::new(InForce::new(options));
+        *self.0.options.write().unwrap_or_else(PoisonError::into_inner) = in_force;
     }
 
     /// Segments an image.
@@ -313,7 +314,7 @@ impl Inner {
             Err(refused) if matches!(engine.state(), State::Loading) => refused,
             found => return found,
         };
-        let patience = Instant::now() + Duration::from_secs(self.options().loading_wait_s);
+        let patience = Instant::now() + Duration::from_secs(self.options().options.loading_wait_s);
         let settled = tokio::time::timeout_at(patience.min(deadline).into(), engine.settled());
         if settled.await.is_ok() { self.verified() } else { Err(refused) }
     }
@@ -342,7 +343,7 @@ impl Inner {
         blocking(move || inner.store.answer(key, Reach::Disk)).await
     }
 
-    fn options(&self) -> Arc<Options> {
+    fn options(&self) -> Arc<InForce> {
         Arc::clone(&self.options.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,5 +1,8 @@
 //! The keys under `[segment]`: limits with their reasons, and the one-click profiles.
 
+use super::keys;
+use crate::domain::key::Sum;
+use crate::domain::mask::{ImageType, Target};
 use crate::imaging::postprocess;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +69,35 @@ impl Options {
             faults.extend(wrong);
         }
         faults
+    }
+}
+
+/// Options as a request finds them.
+pub(super) struct InForce {
+    pub(super) options: Options,
+    /// What is in the keys of answers, of each profile: summed once, not for every answer.
+    l3: Sum,
+    psoas: Sum,
+    muscle: Sum,
+    auto: Sum,
+}
+
+impl InForce {
+    pub(super) fn new(options: Options) -> Self {
+        let of = |profile| keys::settings(profile, &options.clean);
+        let Profiles { l3, psoas, muscle, auto } = &options.profiles;
+        Self { l3: of(l3), psoas: of(psoas), muscle: of(muscle), auto: of(auto), options }
+    }
+
+    /// The profile that chooses when the prompt is empty, and what it is in an answer's key.
+    pub(super) fn profile(&self, image_type: ImageType, target: Target) -> (&Profile, Sum) {
+        let profiles = &self.options.profiles;
+        match (image_type, target) {
+            (ImageType::L3, _) => (&profiles.l3, self.l3),
+            (ImageType::Middle, Target::Psoas) => (&profiles.psoas, self.psoas),
+            (ImageType::Middle, Target::Muscle) => (&profiles.muscle, self.muscle),
+            (ImageType::Auto, _) => (&profiles.auto, self.auto),
+        }
     }
 }
 
@@ -217,6 +249,20 @@ impl Default for Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_context_is_in_an_answers_key_by_its_own_profile() {
+        let in_force = InForce::new(Options::default());
+        let mut seen = std::collections::BTreeSet::new();
+        for image_type in [ImageType::L3, ImageType::Middle, ImageType::Auto] {
+            for target in [Target::Psoas, Target::Muscle] {
+                let (profile, settings) = in_force.profile(image_type, target);
+                assert_eq!(settings, keys::settings(profile, &in_force.options.clean));
+                seen.insert(settings);
+            }
+        }
+        assert_eq!(seen.len(), 4);
+    }
 
     #[test]
     fn the_defaults_have_no_faults_and_wrong_values_are_named() {

@@ -12,6 +12,12 @@ use crate::service::request::ImageSource;
 use serde_json::value::RawValue;
 use std::ops::Range;
 
+/// A name of a field that comes later is not looked for: smaller bodies are read as they are.
+const NAME_WITHIN_BYTES: usize = 4096;
+/// Of an image's text, to tell by what it is: longer than the head of any `data:` URL.
+const KEPT_BYTES: usize = 256;
+const BLOCK_BYTES: usize = 256;
+
 /// Which fields a route takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -26,8 +32,11 @@ pub enum Shape {
 /// # Errors
 /// 400, naming the field.
 pub fn read(mut upload: Upload, shape: Shape) -> Result<Fields, Problem> {
-    let mut fields = Fields::default();
-    if let Some(range) = read_borrowed(upload.bytes(), shape, &mut fields)? {
+    let (mut fields, image) = match read_abridged(upload.bytes(), shape) {
+        Some((fields, image)) => (fields, Some(image)),
+        None => read_borrowed(upload.bytes(), shape)?,
+    };
+    if let Some(range) = image {
         let start = range.start;
         let text = upload.bytes_mut().get_mut(range).unwrap_or_default();
         let length = image_data::decode_in_place(text, Field::ImageData.name())?;
@@ -37,12 +46,40 @@ pub fn read(mut upload: Upload, shape: Shape) -> Result<Fields, Problem> {
     Ok(fields)
 }
 
+/// As [`read_borrowed`], where it comes to the same without looking at most of the image: a copy of
+/// the body is read that lacks the middle of its longest string.
+///
+/// The text taken out has no quote and no escape, so the rest of the body means what it means with
+/// it; if it was the image's, then the image found in the copy ends where it was taken out.
+fn read_abridged(body: &[u8], shape: Shape) -> Option<(Fields, Range<usize>)> {
+    let cut = dispensable(body)?;
+    let short = [body.get(..cut.start)?, body.get(cut.end..)?].concat();
+    let (fields, image) = read_borrowed(&short, shape).ok()?;
+    let found = image.filter(|found| found.end == cut.start)?;
+    Some((fields, found.start..cut.end))
+}
+
+/// Of a long `image_data`, as far as is seen without reading the JSON: all but its beginning.
+fn dispensable(body: &[u8]) -> Option<Range<usize>> {
+    const NAME: &[u8] = b"\"image_data\"";
+    let early = body.get(..NAME_WITHIN_BYTES)?;
+    let name = early.windows(NAME.len()).position(|name| name == NAME)? + NAME.len();
+    let quote = name + early.get(name..)?.iter().position(|byte| *byte == b'"')?;
+    let start = quote + 1 + KEPT_BYTES;
+    // Many bytes at a time, as long as all are such as can be left out.
+    let plain = |byte: &u8| matches!(byte, b'!'..=b'~') & (*byte != b'"') & (*byte != b'\\');
+    let rest = body.get(start..)?;
+    let blocks = rest.chunks(BLOCK_BYTES);
+    let wholes = blocks.take_while(|block| block.iter().fold(true, |all, byte| all & plain(byte)));
+    let sure = (wholes.count() * BLOCK_BYTES).min(rest.len());
+    let end = sure + rest.get(sure..)?.iter().position(|byte| !plain(byte))?;
+    let ends = rest.get(end) == Some(&b'"') && body.get(quote + 1..start)?.iter().all(plain);
+    ends.then_some(start..start + end)
+}
+
 /// Everything but an image in plain base64, of which it returns the place.
-fn read_borrowed(
-    body: &[u8],
-    shape: Shape,
-    fields: &mut Fields,
-) -> Result<Option<Range<usize>>, Problem> {
+fn read_borrowed(body: &[u8], shape: Shape) -> Result<(Fields, Option<Range<usize>>), Problem> {
+    let mut fields = Fields::default();
     let text = std::str::from_utf8(body)
         .map_err(|_| Problem::invalid("the body is not valid JSON (it must be UTF-8)"))?;
     let invalid = |error: object::ObjectError| Problem::invalid(error.describe(""));
@@ -60,7 +97,7 @@ fn read_borrowed(
             _ => fields.set(field, Value::Json(raw))?,
         }
     }
-    Ok(image)
+    Ok((fields, image))
 }
 
 const IMAGE_NAMES: [&str; Field::IMAGE_FIELDS] = {
@@ -91,6 +128,7 @@ mod tests {
     use crate::http::wire::fields::{Echo, MaskFormat, Parsed, SliceIndex};
     use crate::http::wire::problem::Code;
     use crate::service::request::MaskSource;
+    use proptest::prelude::*;
     use std::time::Instant;
 
     async fn parse(text: impl Into<String>, shape: Shape) -> Result<Parsed, Problem> {
@@ -247,5 +285,70 @@ mod tests {
         );
         let problem = parse(text, Shape::Segment).await.unwrap_err();
         assert!(problem.detail().starts_with("frame can't be combined"), "{}", problem.detail());
+    }
+
+    /// Reads a body both ways: what the short one finds, the long one does. True where it finds any.
+    fn abridged_is_right(body: &str) -> bool {
+        let Some(short) = read_abridged(body.as_bytes(), Shape::Segment) else { return false };
+        let long = read_borrowed(body.as_bytes(), Shape::Segment);
+        let (fields, image) = long.unwrap_or_else(|problem| panic!("{}: {body}", problem.detail()));
+        assert_eq!((format!("{:?}", short.0), Some(short.1)), (format!("{fields:?}"), image));
+        true
+    }
+
+    /// What a large body is made of, and what might be mistaken for the beginning or end of its image.
+    fn parts() -> impl Strategy<Value = String> {
+        let long = || "[A-Za-z0-9+/]{1,40}".prop_map(|text| text.repeat(6000 / text.len()));
+        let part = prop_oneof![
+            3 => long().prop_map(|text| format!(r#""image_data":"{text}""#)),
+            1 => long().prop_map(|text| format!(r#""image_data" : "data:image/png;base64,{text}""#)),
+            1 => long().prop_map(|text| format!(r#""patient_id":"\"image_data\":\"{text}""#)),
+            1 => long().prop_map(|text| format!(r#""patient_id":"image_data","mask_input":"{text}""#)),
+            1 => long().prop_map(|text| format!(r#""patient_id":"\"image_data","frame":[{text}]"#)),
+            1 => long().prop_map(|text| format!(r#""image_data":"{text}\"{text}""#)),
+            3 => prop_oneof![
+                Just(r#""image_type":"L3""#),
+                Just(r#""patient_id":"image_data""#),
+                Just(r#""patient_id":"\"image_data\"""#),
+                Just(r#""frame":3"#),
+                Just(r#""image_data":null"#),
+                Just("\\\""),
+                Just("]"),
+                Just("}"),
+            ]
+            .prop_map(str::to_owned),
+        ];
+        proptest::collection::vec(part, 1..5).prop_map(|parts| format!("{{{}}}", parts.join(",")))
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_reads_the_same_without_the_middle_of_its_image(body in parts()) {
+            abridged_is_right(&body);
+        }
+    }
+
+    #[test]
+    fn the_usual_large_bodies_are_read_without_the_middle_of_their_image() {
+        let image = "iVBORw0K".repeat(2000);
+        let rest =
+            r#""image_type":"L3","patient_id":"Anna","click_points":[{"x":1,"y":2,"label":1}]"#;
+        for body in [
+            format!(r#"{{"image_data":"{image}",{rest}}}"#),
+            format!(r#"{{{rest},"image_data": "data:image/png;base64,{image}"}}"#),
+        ] {
+            assert!(abridged_is_right(&body), "{}", &body[..80]);
+        }
+        for body in [
+            format!(r#"{{"image_data":"{image}\n{image}",{rest}}}"#),
+            format!(r#"{{"image_data":"{image}é",{rest}}}"#),
+            format!("{{\"image_data\":\"{image}\n\",{rest}}}"),
+            format!(r#"{{"image_data":"{image}",{rest},"clicks":1}}"#),
+            format!(r#"{{"image_data":"file:{image}",{rest}}}"#),
+            format!(r#"{{"image_data":"{image}",{rest}"#),
+            format!(r#"{{"image_data":"{image}"#),
+        ] {
+            assert!(!abridged_is_right(&body), "{}", &body[body.len() - 80..]);
+        }
     }
 }
