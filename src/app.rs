@@ -15,6 +15,7 @@ use crate::audit::{Audit, Event, Kind};
 use crate::cache::{Cache, Clock};
 use crate::cli::ServeArgs;
 use crate::config::Config;
+use crate::domain::key::Sum;
 use crate::engine::package::Package;
 use crate::engine::worker::{Engine, State};
 use crate::http::guard::{IN_CLEAR, IN_CLEAR_REMEDY};
@@ -32,7 +33,6 @@ use crate::{control, http, ops};
 use anyhow::Context as _;
 use engines::Engines;
 use reload::{Reload, Rooms};
-use sha2::{Digest, Sha256};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -168,8 +168,7 @@ fn audit_trail(config: &Config, keeper: &Keeper) -> anyhow::Result<Option<Audit>
     let folder = config.audit_path();
     let audit = Audit::start(&config.audit, &folder)
         .with_context(|| format!("the audit trail in {}", folder.display()))?;
-    let sum = Sha256::digest(toml::to_string(config)?.as_bytes());
-    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    let sum = Sum::of(toml::to_string(config)?.as_bytes()).to_hex();
     let version = env!("CARGO_PKG_VERSION");
     audit.note(Event::own(Kind::Start, format!("version {version}, configuration {sum}")));
     let remembered = folder.join(CONFIGURATION);

@@ -4,8 +4,8 @@
 //! comparison however many tokens there are. The secret is 192 random bits. The prefix lets
 //! scanners of repositories and mail find a leaked one.
 
+use crate::domain::key::hex;
 use std::fmt;
-use std::fmt::Write as _;
 
 const PREFIX: &str = "sam2d_";
 const ID_BYTES: usize = 4;
@@ -69,13 +69,6 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token").field("id", &self.id).finish_non_exhaustive()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

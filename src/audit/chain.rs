@@ -5,6 +5,7 @@
 //! The secret lies beside the trail, readable by the daemon's user and root: against those two only
 //! a copy elsewhere helps, which is what `audit.syslog` is for.
 
+use crate::domain::key::hex;
 use ring::hmac;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -135,11 +136,6 @@ pub fn split(line: &str) -> Option<(String, Seal)> {
     let rest = line.strip_suffix(SEAL_AFTER)?;
     let (open, seal) = rest.split_at_checked(rest.len().checked_sub(HEX)?)?;
     Some((open.strip_suffix(SEAL_BEFORE)?.to_owned() + "}", Seal::from_hex(seal)?))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |half: u8| char::from(if half < 10 { b'0' + half } else { b'a' - 10 + half });
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]

@@ -27,9 +27,7 @@ impl Sum {
     /// 64 lower-case hex digits.
     #[must_use]
     pub fn to_hex(self) -> String {
-        let digit = |half: u8| if half < 10 { b'0' + half } else { b'a' - 10 + half };
-        let digits = self.0.map(|byte| [digit(byte >> 4), digit(byte & 15)]);
-        String::from_utf8(digits.as_flattened().to_vec()).unwrap_or_default()
+        hex(&self.0)
     }
 
     /// From 64 hex digits, either case.
@@ -121,6 +119,15 @@ impl KeyBuilder {
     pub fn finish(self) -> Sum {
         Sum(self.0.finalize().into())
     }
+}
+
+/// Two lower-case hex digits a byte.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from(if half < 10 { b'0' + half } else { b'a' - 10 + half });
+    let mut text = String::with_capacity(2 * bytes.len());
+    text.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
+    text
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::head::Refusal;
 use super::wire::problem::{Code, Problem};
 use crate::service::error::ServiceError;
 use std::error::Error;
+use std::time::Duration;
 
 /// Why a request has no answer.
 pub(super) enum Failure {
@@ -36,6 +37,12 @@ pub(super) fn not_recorded() -> Problem {
         Code::AuditUnavailable,
         "who asks can't be recorded at the moment, and without that the box does not work; its operator was told",
     )
+}
+
+/// What `http.max_requests_per_client` is told with.
+pub(super) fn too_many() -> Problem {
+    let detail = "this address asks for as much at a time as one may; wait for an answer";
+    Problem::new(Code::RateLimited, detail).with_retry_after(Duration::from_secs(1))
 }
 
 /// What a client is told whose request could not be read.

@@ -9,7 +9,7 @@
 
 use super::budget::Budget;
 use super::course::{Course, Trace, work};
-use super::failure::{Failure, not_recorded, refused, told};
+use super::failure::{Failure, not_recorded, refused, told, too_many};
 use super::guard::{Caller, Connection, Guard};
 use super::head::Refusal;
 use super::intake::{Intake, Limits};
@@ -57,6 +57,8 @@ struct Inner {
     options: Options,
     guard: Guard,
     budget: Budget,
+    /// For requests that may need the engine.
+    seats: Seats,
     metrics: Metrics,
     security: Security,
 }
@@ -105,6 +107,7 @@ impl Handler {
             options: options.clone(),
             guard,
             budget,
+            seats: Seats::at_engine(options),
             security,
         }))
     }
@@ -213,6 +216,8 @@ impl Inner {
         course.trace.identified(&caller, passed.client, &ends);
         self.guard.admit(&caller, route)?;
         course.trace.work = work(route);
+        let at_work = route.asks_engine().then(|| self.seats.take(passed.client)).transpose();
+        let _at_work = at_work.map_err(|_| too_many())?;
         if let (Some(audit), Some(_)) = (&self.security.audit, course.trace.work) {
             audit.may_work().map_err(|_| not_recorded())?;
         }

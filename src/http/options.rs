@@ -61,6 +61,9 @@ pub struct Options {
     pub max_connections: usize,
     /// Connections of one address; a browser opens 6, a proxy in `trusted_proxies` has no limit.
     pub max_connections_per_client: usize,
+    /// Requests of one address at a time that may need the engine: half of what may wait for it
+    /// (`engine.max_queue`), so that nobody can take all; a proxy in `trusted_proxies` has no limit.
+    pub max_requests_per_client: usize,
 
     /// At shutdown, how long idle connections stay open so that a request already on its way is
     /// still answered.
@@ -94,6 +97,7 @@ impl Default for Options {
             max_inflight_bytes_per_client: 256 << 20,
             max_connections: 512,
             max_connections_per_client: 64,
+            max_requests_per_client: 32,
             drain_grace_ms: 300,
             drain_timeout_s: 35,
         }
@@ -133,6 +137,7 @@ impl Options {
             ("max_body_bytes", self.max_body_bytes as u64),
             ("max_connections", self.max_connections as u64),
             ("max_connections_per_client", self.max_connections_per_client as u64),
+            ("max_requests_per_client", self.max_requests_per_client as u64),
         ] {
             if value == 0 {
                 faults.push(format!("http.{name} must not be 0"));

@@ -1,7 +1,7 @@
 //! Ids of requests: ours alone. What a client sends as an id may be a patient's, so it is neither
 //! used nor logged.
 
-use std::fmt::Write as _;
+use crate::domain::key::hex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// 16 hex digits, different for every request of this box for all practical purposes.
@@ -13,10 +13,7 @@ pub fn new() -> String {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         bytes = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     }
-    bytes.iter().fold(String::with_capacity(16), |mut id, byte| {
-        let _ = write!(id, "{byte:02x}");
-        id
-    })
+    hex(&bytes)
 }
 
 #[cfg(test)]

@@ -112,6 +112,12 @@ impl Route {
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 
+    /// May a request here need the engine?
+    #[must_use]
+    pub fn asks_engine(self) -> bool {
+        matches!(self, Self::Segment | Self::OldSegment | Self::Embed)
+    }
+
     /// May anybody ask, whoever else needs a token?
     #[must_use]
     pub fn is_open(self) -> bool {

@@ -1,4 +1,5 @@
-//! How many connections there may be, in all and of one client.
+//! How many connections there may be, in all and of one client; and how many requests of one client
+//! that may need the engine.
 
 use super::network::Cidr;
 use super::options::Options;
@@ -6,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts connections.
+/// Counts connections, or requests.
 #[derive(Clone, Debug)]
 pub struct Seats(Arc<Room>);
 
@@ -33,7 +34,7 @@ pub enum NoSeat {
     ClientFull,
 }
 
-/// A place for one connection, given back when dropped.
+/// A place for one of them, given back when dropped.
 #[derive(Debug)]
 pub struct Seat {
     room: Arc<Room>,
@@ -41,18 +42,26 @@ pub struct Seat {
 }
 
 impl Seats {
-    /// As many as the options say; proxies that speak for many clients have no limit of their own.
+    /// For as many connections as the options say.
     #[must_use]
     pub fn new(options: &Options) -> Self {
-        Self(Arc::new(Room {
-            max: options.max_connections,
-            max_per_client: options.max_connections_per_client,
-            unlimited: options.trusted_proxies.clone(),
-            taken: Mutex::default(),
-        }))
+        Self::of(options.max_connections, options.max_connections_per_client, options)
     }
 
-    /// Connections at the moment.
+    /// For as many requests of one client that may need the engine as the options say; of all
+    /// together there may be what the connections carry.
+    #[must_use]
+    pub fn at_engine(options: &Options) -> Self {
+        Self::of(usize::MAX, options.max_requests_per_client, options)
+    }
+
+    /// Proxies that speak for many clients have no limit of their own.
+    fn of(max: usize, max_per_client: usize, options: &Options) -> Self {
+        let unlimited = options.trusted_proxies.clone();
+        Self(Arc::new(Room { max, max_per_client, unlimited, taken: Mutex::default() }))
+    }
+
+    /// Taken at the moment.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner).all

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// What each room may use beside itself.
 const MAY_USE: [(&str, &[&str]); 13] = [
     ("domain", &[]),
-    ("access", &[]),
-    ("audit", &[]),
+    ("access", &["domain"]),
+    ("audit", &["domain"]),
     ("engine", &["domain"]),
     ("cache", &["domain"]),
     ("imaging", &["domain"]),

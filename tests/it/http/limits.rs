@@ -100,6 +100,36 @@ async fn one_client_s_uploads_leave_room_for_the_others() {
 }
 
 #[tokio::test]
+async fn one_client_s_requests_leave_room_for_the_others() {
+    let (service, orders) = obedient().await;
+    let options = Options { max_requests_per_client: 1, ..Options::default() };
+    let served = Served::start(service, options).await;
+    let whole = |width: u32| {
+        let json = body(&disc_png(width, 48), &one_click());
+        let mut whole = request("POST", SEGMENT, &[JSON], Some(json.len()));
+        whole.extend_from_slice(json.as_bytes());
+        whole
+    };
+    orders.encode_ms.store(1500, Ordering::SeqCst);
+    let mut slow = TcpStream::connect(served.address).await.unwrap();
+    slow.write_all(&whole(64)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let refused = served.json(SEGMENT, &body(&disc_png(65, 48), &one_click())).await;
+    assert_eq!((refused.status, &*refused.code()), (429, "rate_limited"));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    // What is no work goes on, and so does the work of others.
+    assert_eq!(served.get("/livez").await.status, 200);
+    orders.encode_ms.store(0, Ordering::SeqCst);
+    assert_eq!(served.raw_from([127, 0, 0, 2], &whole(66)).await[0].status, 200);
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    // It was answered: its seat is free again.
+    let next = served.json(SEGMENT, &body(&disc_png(65, 48), &one_click())).await;
+    assert_eq!(next.status, 200, "{}", next.text());
+}
+
+#[tokio::test]
 async fn a_stop_under_load_answers_every_accepted_request() {
     let (service, orders) = obedient().await;
     let served = Served::start(service, Options::default()).await;
