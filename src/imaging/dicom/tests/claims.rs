@@ -275,6 +275,16 @@ fn colour_of_another_depth_than_the_data_set_says_is_refused_not_shown_black() {
 }
 
 #[test]
+fn components_of_different_depths_are_refused() {
+    let mut data = coded("j2k-lossless-rgb8.dcm");
+    assert_eq!([42, 45, 48].map(|at| data[at]), [7; 3], "8 bits each");
+    data[45] = 4;
+    let colour = vec![(0x0028, 0x0002, "US", words(&[3])), (0x0028, 0x0004, "CS", text("RGB"))];
+    let error = decode(&around(JPEG_2000, data, colour), None, &Limits::default()).unwrap_err();
+    assert!(error.to_string().contains("different depths"), "{error}");
+}
+
+#[test]
 fn signed_colour_is_refused() {
     let elements = with(
         bits(grey(&[0]), 8, 8, 1),

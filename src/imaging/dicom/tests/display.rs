@@ -279,3 +279,13 @@ fn the_range_is_found_wherever_its_ends_lie() {
         }
     }
 }
+
+#[test]
+fn halves_between_two_levels_go_up() {
+    let slice = slice_of(&file(&grey(&[0, 1, 3, 5, 507, 509, 510])));
+    assert_eq!(levels(&slice), [0, 1, 2, 3, 254, 255, 255]);
+    let rising: Vec<u16> = (0..=510).collect();
+    let expected: Vec<u8> =
+        (0..=510u16).map(|value| u8::try_from(value.div_ceil(2)).unwrap()).collect();
+    assert_eq!(levels(&slice_of(&file(&grey(&rising)))), expected);
+}
