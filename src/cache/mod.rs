@@ -23,6 +23,7 @@ mod index;
 mod keeper;
 pub mod memory;
 mod options;
+mod removal;
 mod scan;
 mod shared;
 mod stats;

@@ -1,4 +1,5 @@
-//! What all handles and threads of one cache share, and the way of an entry in and out.
+//! What all handles and threads of one cache share, and the way of an entry in and back; how it
+//! goes: [`super::removal`].
 
 use super::clock::{Clock, Guard, Now};
 use super::entry::{self, Bad, Checked, Entry};
@@ -133,7 +134,8 @@ impl Shared {
         }
     }
 
-    fn stripe(&self, key: &Sum) -> Option<MutexGuard<'_, ()>> {
+    /// Held while an entry is written or removed.
+    pub(super) fn stripe(&self, key: &Sum) -> Option<MutexGuard<'_, ()>> {
         let [.., last] = key.0;
         self.stripes.get(usize::from(last) % STRIPES).map(locked)
     }
@@ -217,7 +219,7 @@ impl Shared {
         if entry.is_some() {
             self.touch(kind, key, now);
         } else {
-            locked(&self.open).remove(&(kind, *key));
+            self.forget(kind, key);
         }
         entry
     }
@@ -257,11 +259,6 @@ impl Shared {
         }
     }
 
-    pub(super) fn bad(&self, kind: Kind, key: &Sum, id: Option<FileId>, bad: Bad) {
-        tracing::warn!(kind = kind.name(), ?key, "a cache entry {bad}; deleted");
-        self.discard(kind, key, id, Cause::Bad);
-    }
-
     /// Into memory, where the kind is one that is read rather than mapped.
     pub(super) fn remember(&self, kind: Kind, key: &Sum, checked: &Arc<Checked>, generation: u64) {
         if kind.access() != Access::Read {
@@ -276,6 +273,11 @@ impl Shared {
         };
         drop(open);
         drop(out);
+    }
+
+    /// Out of memory.
+    pub(super) fn forget(&self, kind: Kind, key: &Sum) {
+        locked(&self.open).remove(&(kind, *key));
     }
 
     fn note_use(&self, kind: Kind, key: &Sum, now: Now) {
@@ -338,98 +340,6 @@ impl Shared {
         store.write(job.kind, &job.key, &job.checked.image, job.checked.created_ms)?;
         self.index(job.kind).insert(known(&job.key, &job.checked));
         Ok(())
-    }
-
-    /// Gives entries up rather than take the last of the disk.
-    fn leave_free(&self, store: &Store, kind: Kind, bytes: u64) -> io::Result<()> {
-        let wanted = self.options.min_free_bytes.saturating_add(bytes);
-        let free = store.free_bytes()?;
-        if free >= wanted {
-            return Ok(());
-        }
-        self.evict(kind, wanted - free);
-        if store.free_bytes()? >= wanted { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
-    }
-
-    /// Pushes the longest unused out until `bytes` more fit the budget.
-    pub(super) fn make_room(&self, kind: Kind, bytes: u64) {
-        let budget = self.options.budget_bytes(kind);
-        let over = {
-            let wanted = self.index(kind).bytes().saturating_add(bytes.next_multiple_of(4096));
-            wanted.saturating_sub(budget)
-        };
-        self.evict(kind, over);
-    }
-
-    /// Pushes the longest unused out until `bytes` are free.
-    fn evict(&self, kind: Kind, bytes: u64) {
-        let mut freed = 0;
-        while freed < bytes {
-            let Some(oldest) = self.index(kind).oldest() else { return };
-            let _one_at_a_time = self.stripe(&oldest.key);
-            // Waiting for its turn, it may have been written anew: then it isn't the oldest.
-            if self.index(kind).oldest() != Some(oldest) {
-                continue;
-            }
-            if !self.discard_in_turn(kind, &oldest.key, None, Cause::Evicted) {
-                return;
-            }
-            freed += oldest.bytes;
-        }
-    }
-
-    /// Removes what was too old, unless it has been written anew since that was seen.
-    pub(super) fn expire(&self, kind: Kind, key: &Sum, now: Now) {
-        let _one_at_a_time = self.stripe(key);
-        let known = self.index(kind).known(key);
-        if known.is_none_or(|known| self.is_past(known.created_s, now)) {
-            self.discard_in_turn(kind, key, None, Cause::Expired);
-        }
-    }
-
-    /// Removes an entry from disk, memory and index; with `only`, only if it is still that file.
-    /// False when the disk refuses.
-    pub(super) fn discard(
-        &self,
-        kind: Kind,
-        key: &Sum,
-        only: Option<FileId>,
-        cause: Cause,
-    ) -> bool {
-        let _one_at_a_time = self.stripe(key);
-        self.discard_in_turn(kind, key, only, cause)
-    }
-
-    /// As [`Shared::discard`], by whoever holds the key's stripe.
-    fn discard_in_turn(&self, kind: Kind, key: &Sum, only: Option<FileId>, cause: Cause) -> bool {
-        let Some(store) = self.store() else { return false };
-        match store.remove(kind, key, only) {
-            Ok(removed) => {
-                if removed || only.is_none() {
-                    self.index(kind).remove(key);
-                    locked(&self.open).remove(&(kind, *key));
-                }
-                if removed {
-                    self.counters(kind).removed(cause);
-                }
-                true
-            }
-            Err(error) => {
-                self.trouble.fault(&format!("an entry can't be removed: {error}"));
-                false
-            }
-        }
-    }
-
-    /// The disk said there is no such file; the index may think otherwise.
-    fn forget_if_gone(&self, kind: Kind, key: &Sum) {
-        if self.index(kind).known(key).is_none() {
-            return;
-        }
-        let _one_at_a_time = self.stripe(key);
-        if self.store().is_some_and(|store| !store.exists(kind, key)) {
-            self.index(kind).remove(key);
-        }
     }
 
     /// Forgets what is in memory and on its way; whatever is under way won't come back.

@@ -47,10 +47,10 @@ pub fn read(mut upload: Upload, shape: Shape) -> Result<Fields, Problem> {
 }
 
 /// As [`read_borrowed`], where it comes to the same without looking at most of the image: a copy of
-/// the body is read that lacks the middle of its longest string.
+/// the body is read that lacks the middle of what looks like one.
 ///
-/// The text taken out has no quote and no escape, so the rest of the body means what it means with
-/// it; if it was the image's, then the image found in the copy ends where it was taken out.
+/// The text taken out has no quote, escape or control in it. So if the image found in the copy ends
+/// where it was taken out, it was a part of that image, and all else means what it means with it.
 fn read_abridged(body: &[u8], shape: Shape) -> Option<(Fields, Range<usize>)> {
     let cut = dispensable(body)?;
     let short = [body.get(..cut.start)?, body.get(cut.end..)?].concat();
@@ -59,7 +59,8 @@ fn read_abridged(body: &[u8], shape: Shape) -> Option<(Fields, Range<usize>)> {
     Some((fields, found.start..cut.end))
 }
 
-/// Of a long `image_data`, as far as is seen without reading the JSON: all but its beginning.
+/// Of a long `image_data`, as far as is seen without reading the JSON: all but its beginning. None
+/// where it ends with anything but its quote: an escape or a line break will be read as it is.
 fn dispensable(body: &[u8]) -> Option<Range<usize>> {
     const NAME: &[u8] = b"\"image_data\"";
     let early = body.get(..NAME_WITHIN_BYTES)?;
@@ -73,8 +74,7 @@ fn dispensable(body: &[u8]) -> Option<Range<usize>> {
     let wholes = blocks.take_while(|block| block.iter().fold(true, |all, byte| all & plain(byte)));
     let sure = (wholes.count() * BLOCK_BYTES).min(rest.len());
     let end = sure + rest.get(sure..)?.iter().position(|byte| !plain(byte))?;
-    let ends = rest.get(end) == Some(&b'"') && body.get(quote + 1..start)?.iter().all(plain);
-    ends.then_some(start..start + end)
+    (rest.get(end) == Some(&b'"')).then_some(start..start + end)
 }
 
 /// Everything but an image in plain base64, of which it returns the place.
@@ -345,6 +345,8 @@ mod tests {
             format!("{{\"image_data\":\"{image}\n\",{rest}}}"),
             format!(r#"{{"image_data":"{image}",{rest},"clicks":1}}"#),
             format!(r#"{{"image_data":"file:{image}",{rest}}}"#),
+            format!(r#"{{"patient_id":"image_data","mask_input":"{image}","image_data":"aGk="}}"#),
+            format!(r#"{{"slice_index":"image_data","mask_input":"{image}","image_data":"aGk="}}"#),
             format!(r#"{{"image_data":"{image}",{rest}"#),
             format!(r#"{{"image_data":"{image}"#),
         ] {
