@@ -1,10 +1,9 @@
 //! Sockets that systemd opened for us (`sam2d.socket`), by sd_listen_fds(3).
 //!
 //! They are ours alone: a decoder child that inherited one could answer in our name, so each is
-//! closed on exec before any child is started.
+//! closed on exec (by listenfd) before any child is started; a test looks into the children.
 
 use listenfd::ListenFd;
-use rustix::io::{FdFlags, fcntl_setfd};
 use std::io;
 use std::net::TcpListener;
 
@@ -26,7 +25,6 @@ pub(super) fn inherited() -> Result<Vec<TcpListener>, SocketError> {
         let failed = |source| SocketError { index, source };
         let listener = handed.take_tcp_listener(index).map_err(failed)?;
         if let Some(listener) = listener {
-            fcntl_setfd(&listener, FdFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
             listeners.push(listener);
         }
     }
