@@ -291,6 +291,8 @@ mod tests {
         assert_eq!(config.inbox.path.as_deref(), Some(Path::new("/srv/in box")));
         let error = Config::load(None, env(&[("SAM2D_HTTP__LISTN", "1")])).unwrap_err();
         assert!(error.to_string().contains("did you mean `listen`?"), "{error}");
+        let error = Config::load(None, env(&[("SAM2D_HTTP__QQ", "1")])).unwrap_err();
+        assert!(!error.to_string().contains("did you mean"), "nothing is like it: {error}");
         // The variable is named, wherever among others it stands.
         let given = [("SAM2D_HTTP__MAX_HEADERS", "7"), ("SAM2D_TLS__LISTEN", "127.0.0.1:1")];
         let error = Config::load(None, env(&given)).unwrap_err();

@@ -150,6 +150,16 @@ mod tests {
         assert_eq!(hold.why(8), None, "the folder changed");
         hold.release();
         assert_eq!(hold.why(7), None, "released");
+        let over = Hold { until: Some(Instant::now()), ..begin(1400).hold(7) };
+        assert_eq!(over.why(7), None, "it ends by itself");
+    }
+
+    #[test]
+    fn marks_that_make_no_sense_hold_nothing_back() {
+        let folder = tempfile::tempdir().unwrap();
+        // Times that are still to come, and no times.
+        std::fs::write(folder.path().join(EXITS), "900\n901\n902\n-1\nnoon\n").unwrap();
+        assert_eq!(Run::begin(Some(folder.path()), 800).broken_off(), 0);
     }
 
     #[test]

@@ -257,8 +257,16 @@ mod tests {
         registry.register_collector(Box::new(machine));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
-        lines.map(str::to_owned).collect()
+        // Nothing is announced that is not there then.
+        let announced =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let (figures, marks): (Vec<_>, Vec<_>) =
+            text.lines().partition(|line| !line.starts_with('#'));
+        assert!(marks.len() > 2);
+        for name in announced {
+            assert!(figures.iter().any(|line| line.starts_with(&format!("{name}{{"))), "{name}");
+        }
+        figures.into_iter().map(str::to_owned).collect()
     }
 
     #[test]

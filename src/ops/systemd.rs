@@ -253,5 +253,8 @@ pub(super) mod tests {
         vitals.prompts = 9;
         assert_eq!(minute.passed(at(70), &vitals).prompts, 2);
         assert_eq!(minute.passed(at(200), &vitals).prompts, 0);
+        // Another engine took over, and did three already.
+        vitals.prompts = 3;
+        assert_eq!(minute.passed(at(210), &vitals).prompts, 3);
     }
 }

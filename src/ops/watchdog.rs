@@ -103,7 +103,12 @@ fn due(vitals: &Vitals, since_probe: Duration) -> bool {
 mod tests {
     use super::super::systemd::tests::Recorder;
     use super::*;
-    use crate::engine::worker::{Hooks, LoadError, Options};
+    use crate::engine::cpu::CpuBackend;
+    use crate::engine::package::Package;
+    use crate::engine::worker::{Hooks, LoadError, Loaded, Options};
+    use crate::service::selftest;
+    use std::path::Path;
+    use std::sync::Arc;
 
     fn vitals() -> (Engine, Vitals) {
         let options = Options::from(&crate::engine::Options::default());
@@ -135,6 +140,31 @@ mod tests {
             };
             assert_eq!(due(&vitals, seconds(probe)), expected, "{what}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_worked_is_not_repeated_at_once() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/engines/seeded-m3");
+        let load = || {
+            let package = Arc::new(Package::load(Path::new(folder))?);
+            let mut backend = Box::new(CpuBackend::load(&package, 1)?);
+            let passed = selftest::run(&package, backend.as_mut()).unwrap();
+            Ok(Loaded {
+                backend,
+                package,
+                self_test: passed.report,
+                probe_embedding: passed.embedding,
+                probe_prompts: passed.batch,
+            })
+        };
+        let options = Options::from(&crate::engine::Options::default());
+        let engine = Engine::start(options, Hooks::new(load)).unwrap();
+        assert!(matches!(engine.settled().await, State::Ready(_)));
+        let limits = Limits { call: QUIET, load: QUIET };
+        let began = Instant::now();
+        let mut probed = began.checked_sub(2 * QUIET).unwrap();
+        assert_eq!(unwell(&engine, limits, &mut probed, QUIET).await, None);
+        assert!(probed >= began, "it does not count");
     }
 
     /// The daemon's ways with one engine: what systemd was told within that time.

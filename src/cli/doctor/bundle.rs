@@ -32,13 +32,16 @@ pub(super) fn write(path: &Path, diagnosis: &Diagnosis, config: Option<&Config>)
     archive.add("configuration.toml", &config.unwrap_or_default())?;
     archive.add("versions.txt", &versions())?;
     let unit = output("systemctl", &["show", "sam2d.service", "--no-pager"]);
-    // systemd shows the environment that it gives; some sites put secrets there.
-    let shown = |line: &&str| !line.starts_with("Environment");
-    let unit: String = unit.lines().filter(shown).map(|line| format!("{line}\n")).collect();
-    archive.add("unit.txt", &unit)?;
+    archive.add("unit.txt", &without_environment(&unit))?;
     let log = ["-u", "sam2d.service", "-n", LOG_LINES, "--no-pager", "-o", "short-iso"];
     archive.add("log.txt", &output("journalctl", &log))?;
     archive.finish()
+}
+
+/// systemd shows the environment that it gives, and some sites put secrets there.
+fn without_environment(unit: &str) -> String {
+    let shown = |line: &&str| !line.starts_with("Environment");
+    unit.lines().filter(shown).map(|line| format!("{line}\n")).collect()
 }
 
 fn versions() -> String {
@@ -109,6 +112,12 @@ fn head(name: &str, length: usize) -> [u8; BLOCK] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_environment_that_systemd_gives_is_left_out() {
+        let shown = "Type=notify\nEnvironment=PASSWORD=x\nEnvironmentFiles=/etc/x (ignore_errors=yes)\nNRestarts=0\n";
+        assert_eq!(without_environment(shown), "Type=notify\nNRestarts=0\n");
+    }
 
     #[test]
     fn tar_itself_reads_the_archive() {
