@@ -39,6 +39,18 @@ fn a_daemon_that_works_passes_and_nothing_that_answers_fails() {
 }
 
 #[test]
+fn a_daemon_without_its_engine_fails_in_its_health_too() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = embedded(home.path());
+    command.env("SAM2D_ENGINE__PATH", "/no/such/engine");
+    let daemon = Daemon::listening(&mut command);
+    let (report, code) = accept(home.path(), &["--url", &format!("http://{}", daemon.address)]);
+    assert_eq!(code, Some(1), "{report}");
+    let health = report.lines().find(|line| line.to_lowercase().starts_with("| health"));
+    assert!(health.is_some_and(|line| line.contains("**FAILED**")), "{report}");
+}
+
+#[test]
 fn a_cache_that_is_off_is_found() {
     let home = tempfile::tempdir().unwrap();
     let mut command = embedded(home.path());

@@ -9,6 +9,7 @@ use sam2d::access::certificate::{AUTHORITY, FOLDER};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 const RELOADED: &str = "reload: the configuration is in force";
 
 /// A copy of the seeded engine's package with another version, so that it is another engine.
-fn package(home: &Path, version: &str, area_px: &str) -> PathBuf {
+pub(crate) fn package(home: &Path, version: &str, area_px: &str) -> PathBuf {
     let folder = home.join(format!("engine-{version}"));
     std::fs::create_dir(&folder).unwrap();
     for entry in std::fs::read_dir(seeded()).unwrap().map(Result::unwrap) {
@@ -30,28 +31,37 @@ fn package(home: &Path, version: &str, area_px: &str) -> PathBuf {
     folder
 }
 
-struct Site {
-    home: tempfile::TempDir,
-    daemon: Daemon,
+pub(crate) struct Site {
+    pub(crate) home: tempfile::TempDir,
+    pub(crate) daemon: Daemon,
 }
 
 impl Site {
     /// With the engine of this folder, by the configuration's word alone.
-    fn start(home: tempfile::TempDir, engine: &Path, more: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(home: tempfile::TempDir, engine: &Path, more: &[(&str, &str)]) -> Self {
+        Self::start_by(Daemon::start_configured, home, engine, more)
+    }
+
+    pub(crate) fn start_by(
+        start: fn(&mut Command) -> Daemon,
+        home: tempfile::TempDir,
+        engine: &Path,
+        more: &[(&str, &str)],
+    ) -> Self {
         configure(home.path(), engine);
         let mut command = sam2d(home.path());
         command.arg("--config").arg(home.path().join("sam2d.toml")).envs(more.iter().copied());
         command.stderr(std::fs::File::create(home.path().join("log")).unwrap());
-        let daemon = Daemon::start_configured(&mut command);
+        let daemon = start(&mut command);
         Self { home, daemon }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.home.path().join("log")).unwrap()
     }
 
     /// SIGHUP, and the end of the reload.
-    fn reload(&self) {
+    pub(crate) fn reload(&self) {
         let before = self.log().matches(RELOADED).count();
         self.daemon.signal(rustix::process::Signal::HUP);
         let until = Instant::now() + Duration::from_secs(60);
@@ -61,13 +71,18 @@ impl Site {
         }
     }
 
-    fn fingerprint(&self) -> String {
+    /// What the last reload said of itself.
+    pub(crate) fn reloaded(&self) -> String {
+        self.log().lines().rfind(|line| line.contains(RELOADED)).unwrap().to_owned()
+    }
+
+    pub(crate) fn fingerprint(&self) -> String {
         let health = self.daemon.get("/api/segmentation/sam2/health").value();
         health["model"]["fingerprint"].as_str().unwrap().to_owned()
     }
 }
 
-fn configure(home: &Path, engine: &Path) {
+pub(crate) fn configure(home: &Path, engine: &Path) {
     let text = format!("[engine]\npath = {engine:?}\ncpu_threads = 1\n");
     std::fs::write(home.join("sam2d.toml"), text).unwrap();
 }
@@ -173,16 +188,14 @@ fn what_changed_in_the_working_engine_s_folder_is_taken_by_a_reload_or_refused_t
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.value()["model"]["fingerprint"].as_str().unwrap().to_owned()
     };
-    let engine_words =
-        || site.log().lines().rfind(|line| line.contains(RELOADED)).unwrap().to_owned();
     let first = answered_by();
     site.reload();
-    assert!(engine_words().contains("the engine unchanged"), "{}", engine_words());
+    assert!(site.reloaded().contains("the engine unchanged"), "{}", site.reloaded());
     // Nobody told the daemon yet.
     change(&folder, "version = \"1.0.1\"", "version = \"1.0.2\"");
     assert_eq!(answered_by(), first);
     site.reload();
-    assert!(engine_words().contains("the engine loaded anew"), "{}", engine_words());
+    assert!(site.reloaded().contains("the engine loaded anew"), "{}", site.reloaded());
     let second = answered_by();
     assert_ne!(first, second);
     let weights = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
@@ -197,7 +210,7 @@ fn what_changed_in_the_working_engine_s_folder_is_taken_by_a_reload_or_refused_t
             _ => std::fs::rename(&folder, folder.with_extension("away")).unwrap(),
         }
         site.reload();
-        assert!(engine_words().contains("the engine kept"), "{wrong}: {}", engine_words());
+        assert!(site.reloaded().contains("the engine kept"), "{wrong}: {}", site.reloaded());
         assert_eq!(
             (answered_by(), site.fingerprint()),
             (second.clone(), second.clone()),
@@ -256,6 +269,54 @@ fn a_daemon_that_stops_says_on_a_kept_connection_that_it_is_not_ready_for_more()
     let draining = ask();
     assert!(draining.starts_with("HTTP/1.1 503"), "{draining}");
     assert!(draining.contains("the service is stopping"), "{draining}");
+}
+
+#[test]
+fn a_reload_takes_limits_at_once_and_names_what_needs_a_restart_until_there_is_one() {
+    let home = tempfile::tempdir().unwrap();
+    let folders = [package(home.path(), "1.0.1", "505"), package(home.path(), "1.0.2", "505")];
+    let site = Site::start(home, &folders[0], &[]);
+    let png = disc_png(96, 80);
+    let warned = |number: usize| {
+        let clicks = click(number);
+        let parts: [(&str, &[u8]); 3] =
+            [("file", &png), ("image_type", b"auto"), ("click_points", clicks.as_bytes())];
+        let answer = site.daemon.segment(&parts).value();
+        answer["warnings"].to_string().contains("low confidence")
+    };
+    let file = site.home.path().join("sam2d.toml");
+    let write = |engine: &Path, rest: &str| {
+        configure(site.home.path(), engine);
+        let text = std::fs::read_to_string(&file).unwrap() + rest;
+        std::fs::write(&file, text).unwrap();
+    };
+    write(&folders[0], "[segment]\nlow_confidence = 0.0\n");
+    site.reload();
+    assert!(site.reloaded().contains("segment.low_confidence"), "{}", site.reloaded());
+    assert!(!warned(1));
+    write(&folders[0], "[segment]\nlow_confidence = 1.0\n[http]\nmax_headers = 50\n");
+    for round in 1..=2 {
+        site.reload();
+        let restart = "these keys changed and need a restart: http.max_headers";
+        assert_eq!(site.log().matches(restart).count(), round, "{}", site.log());
+        assert_eq!(site.reloaded().contains("segment.low_confidence"), round == 1);
+        assert!(warned(1 + round));
+    }
+    // Another engine, and then nothing new: it is not loaded twice.
+    write(&folders[1], "[segment]\nlow_confidence = 1.0\n");
+    site.reload();
+    assert!(site.reloaded().contains("the engine loaded anew"), "{}", site.reloaded());
+    site.reload();
+    assert!(site.reloaded().contains("the engine unchanged"), "{}", site.reloaded());
+    // A wrong file changes nothing.
+    write(&folders[0], "[segment]\nlow_confidense = 0.0\n");
+    site.daemon.signal(rustix::process::Signal::HUP);
+    let until = Instant::now() + Duration::from_secs(30);
+    while !site.log().contains("the old one stays") {
+        assert!(Instant::now() < until, "{}", site.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(site.log().contains("did you mean `low_confidence`?") && warned(9));
 }
 
 struct Visitor {

@@ -476,6 +476,23 @@ async fn while_the_first_engine_is_being_loaded_a_request_waits_for_it_but_not_f
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_an_engine_no_longer_than_it_has_time_itself() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let load = move || {
+        let _ = wait.recv();
+        load_seeded()
+    };
+    let options = Options { loading_wait_s: 60, ..Options::default() };
+    let service = unsettled(Setup { options, ..Setup::default() }, load);
+    let deadline = Instant::now() + Duration::from_millis(300);
+    let request = SegmentRequest { deadline, ..one_click(&disc_png(96, 80), 48.0, 40.0) };
+    let asked = tokio::time::timeout(Duration::from_secs(20), service.segment(request)).await;
+    assert!(asked.is_ok_and(|answer| answer.is_err()), "it still waits");
+    release.send(()).unwrap();
+    service.engine().settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_keeps_the_engine_that_it_began_with_and_an_exchanged_engine_ends_with_its_last_one()
  {
     let orders =
@@ -505,6 +522,15 @@ async fn a_request_keeps_the_engine_that_it_began_with_and_an_exchanged_engine_e
     assert_eq!(before.model.engine.fingerprint, "old");
     assert!(watching.changed().await);
     assert!(matches!(watching.state(), State::Ready(info) if info.engine.fingerprint == "new"));
+    // What the new one answered is kept as verified, should it break.
+    new.fail.store(true, Ordering::SeqCst);
+    for x in 1..=3 {
+        assert!(service.segment(one_click(&png, f64::from(x), 1.0)).await.is_err());
+    }
+    assert!(watching.changed().await);
+    assert!(matches!(watching.state(), State::ManualOnly { .. }));
+    let hit = service.segment(one_click(&png, 40.0, 40.0)).await.unwrap();
+    assert_eq!((hit.model.engine.fingerprint.as_str(), hit.cached), ("new", true));
     // Its thread held the orders, too.
     let until = Instant::now() + Duration::from_secs(10);
     while Arc::strong_count(&old) > 1 {

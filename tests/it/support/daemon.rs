@@ -57,6 +57,17 @@ impl Daemon {
 
     /// With the engine that its configuration names.
     pub(crate) fn start_configured(command: &mut Command) -> Self {
+        let daemon = Self::listening(command);
+        let until = Instant::now() + Duration::from_secs(60);
+        while daemon.get("/readyz").status != 200 {
+            assert!(Instant::now() < until, "not ready");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        daemon
+    }
+
+    /// The same, ready or not.
+    pub(crate) fn listening(command: &mut Command) -> Self {
         command.args(["--listen", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -73,13 +84,7 @@ impl Daemon {
         }
         // Whatever else it prints must find a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        let daemon = Self { child, address: address.unwrap(), secured };
-        let until = Instant::now() + Duration::from_secs(60);
-        while daemon.get("/readyz").status != 200 {
-            assert!(Instant::now() < until, "not ready");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        daemon
+        Self { child, address: address.unwrap(), secured }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -130,8 +135,13 @@ impl Daemon {
     }
 
     /// SIGTERM, and its exit code.
-    pub(crate) fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
+        self.ended()
+    }
+
+    /// Its exit code, once it ends by itself.
+    pub(crate) fn ended(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 }
