@@ -5,8 +5,8 @@ use crate::support::daemon::sam2d;
 use crate::support::seeded;
 use sam2d::config::Config;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -239,28 +239,31 @@ fn the_cross_build_is_the_same_in_a_container_and_without() {
 #[test]
 fn nobody_reading_what_the_daemon_prints_stops_neither_it_nor_its_engine() {
     let home = tempfile::tempdir().unwrap();
+    // It can't say which port it got.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = || Stdio::from(std::io::pipe().unwrap().1);
     let mut command = sam2d(home.path());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--engine", seeded().to_str().unwrap()]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Both ends away: what is printed fails from now on.
-    let (out, _) = (child.stdout.take().unwrap(), drop(child.stderr.take()));
-    let line =
-        BufReader::new(out).lines().map(Result::unwrap).find(|line| line.contains("http://"));
-    let line = line.unwrap();
-    let address = line.strip_prefix("listening on http://").unwrap();
+    command.args(["serve", "--listen", &address.to_string()]);
+    command.args(["--engine", seeded().to_str().unwrap()]);
+    let mut child = command.stdout(nobody()).stderr(nobody()).spawn().unwrap();
+    let asked = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
     let until = Instant::now() + Duration::from_secs(60);
     let ready = loop {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream
-            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        if answer.starts_with("HTTP/1.1 200") || Instant::now() > until {
+        let answer = asked().unwrap_or_default();
+        let ended = child.try_wait().unwrap();
+        if answer.starts_with("HTTP/1.1 200") || ended.is_some() || Instant::now() > until {
             break answer;
         }
         std::thread::sleep(Duration::from_millis(20));
     };
+    assert_eq!(child.try_wait().unwrap(), None, "what it printed ended it");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let ended = child.wait().unwrap();
