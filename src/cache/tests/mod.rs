@@ -229,6 +229,20 @@ fn a_second_daemon_is_told_who_has_the_folder() {
 }
 
 #[test]
+fn a_start_waits_a_moment_for_who_is_just_ending() {
+    let bench = Bench::new();
+    drop(bench.open());
+    let held = fs::File::open(bench.root().join(folder::LOCK)).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let ending = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(60));
+        drop(held);
+    });
+    drop(bench.open());
+    ending.join().unwrap();
+}
+
+#[test]
 fn a_folder_that_holds_something_else_is_refused_and_left_alone() {
     let bench = Bench::new();
     fs::create_dir(bench.root()).unwrap();
