@@ -103,12 +103,8 @@ fn due(vitals: &Vitals, since_probe: Duration) -> bool {
 mod tests {
     use super::super::systemd::tests::Recorder;
     use super::*;
-    use crate::engine::cpu::CpuBackend;
-    use crate::engine::package::Package;
-    use crate::engine::worker::{Hooks, LoadError, Loaded, Options};
-    use crate::service::selftest;
-    use std::path::Path;
-    use std::sync::Arc;
+    use crate::engine::worker::{Hooks, LoadError, Options};
+    use crate::service::loader::{self, Reach};
 
     fn vitals() -> (Engine, Vitals) {
         let options = Options::from(&crate::engine::Options::default());
@@ -145,19 +141,13 @@ mod tests {
     #[tokio::test]
     async fn a_probe_that_worked_is_not_repeated_at_once() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/engines/seeded-m3");
-        let load = || {
-            let package = Arc::new(Package::load(Path::new(folder))?);
-            let mut backend = Box::new(CpuBackend::load(&package, 1)?);
-            let passed = selftest::run(&package, backend.as_mut()).unwrap();
-            Ok(Loaded {
-                backend,
-                package,
-                self_test: passed.report,
-                probe_embedding: passed.embedding,
-                probe_prompts: passed.batch,
-            })
+        let engine = crate::engine::Options {
+            path: Some(folder.into()),
+            cpu_threads: 1,
+            ..crate::engine::Options::default()
         };
-        let options = Options::from(&crate::engine::Options::default());
+        let options = Options::from(&engine);
+        let load = loader::loader(engine, Reach { loopback_only: true }, Box::new(|_, _| ()));
         let engine = Engine::start(options, Hooks::new(load)).unwrap();
         assert!(matches!(engine.settled().await, State::Ready(_)));
         let limits = Limits { call: QUIET, load: QUIET };

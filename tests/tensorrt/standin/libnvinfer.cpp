@@ -21,7 +21,7 @@
 #include <vector>
 
 [[noreturn]] static void stub(const char *name) {
-  std::fprintf(stderr, "stand-in libnvinfer: %s is not implemented\n", name);
+  std::fprintf(stderr, "stand-in libnvinfer: %s was called, which no test expects\n", name);
   std::abort();
 }
 
